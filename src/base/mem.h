@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mem.h - allocation that can't fail.
+ *
+ * A few kilobytes that can't be had end the program (abort): the tasks it
+ * holds are released by the kernel, unharmed.  Sizes that come from outside
+ * (images, the wire) are limited where they are decoded, before they get here.
+ */
+#pragma once
+#include <stddef.h>
+
+void *mem_new(size_t size);                     /* zeroed */
+void *mem_dup(const void *from, size_t size);
+char *mem_str(const char *s);
+char *mem_fmt(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

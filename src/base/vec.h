@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vec.h - a growing array of any plain type.
+ *
+ *	VEC(struct run) runs = { 0 };
+ *	struct run *r = vec_add(&runs);         zeroed; dies when out of memory
+ *	for (size_t i = 0; i < runs.len; i++) use(&runs.at[i]);
+ *	vec_free(&runs);
+ *
+ * Addresses of elements change when it grows: keep indices.
+ */
+#pragma once
+#include <stddef.h>
+
+#define VEC(type) struct { type *at; size_t len, cap; }
+
+#define vec_add(v)  ((__typeof__((v)->at))vec_grow_((void **)&(v)->at, &(v)->len, &(v)->cap, sizeof(*(v)->at)))
+#define vec_push(v, value) ((void)(*vec_add(v) = (value)))
+#define vec_free(v) (vec_free_((void **)&(v)->at), (v)->len = (v)->cap = 0)
+
+void *vec_grow_(void **at, size_t *len, size_t *cap, size_t size);
+void vec_free_(void **at);

@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/own.h"
+#include "inject/question.h"
+#include "kernel/sys.h"
+
+#define PAGE                    4096u
+#define RED_ZONE                128u
+#define ROOM_BELOW              8192u           /* what must be free below the stack pointer */
+#define SLOT_BYTES              (16u * 1024)    /* frames in the main stack lie this far apart */
+#define XSAVE_SW_OFFSET         464u            /* the 48 bytes that belong to software */
+#define FP_XSTATE_MAGIC1        0x46505853u
+#define FP_XSTATE_MAGIC2        0x46505845u
+#define UC_FLAGS                7u              /* UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS */
+#define BAD_SS_FLAGS            0x1234u         /* invalid, so that sigreturn leaves the altstack alone */
+
+/* What the kernel returns inside when a call is to be made again. */
+enum { ERESTARTSYS = 512, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 516 };
+
+/* The signal frame of x86-64 (arch/x86/include/uapi/asm/sigcontext.h, ucontext.h). */
+struct sigframe {
+	uint64_t return_to;
+	uint64_t uc_flags, uc_link;
+	uint64_t ss_sp;
+	uint32_t ss_flags, ss_pad;
+	uint64_t ss_size;
+	uint64_t r8, r9, r10, r11, r12, r13, r14, r15, di, si, bp, bx, dx, ax, cx, sp, ip, flags;
+	uint16_t cs, gs, fs, ss;
+	uint64_t err, trapno, oldmask, cr2, fpstate, reserved[8];
+	uint64_t mask;
+	uint8_t info[128];
+};
+
+static bool is_sigreturn(const uint8_t *b)
+{
+	static const uint8_t long_form[] = { 0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05 };
+	static const uint8_t short_form[] = { 0xb8, 15, 0, 0, 0, 0x0f, 0x05 };
+
+	return memcmp(b, long_form, sizeof(long_form)) == 0 || memcmp(b, short_form, sizeof(short_form)) == 0;
+}
+
+/* Looks through one executable mapping, a piece at a time. */
+static void search(pid_t pid, const struct proc_map *m, struct gadgets *g)
+{
+	enum { PIECE = 256 * 1024, TAIL = 9 };
+	own_free uint8_t *buf = mem_new(PIECE + TAIL);
+
+	for (taddr at = m->start; at < m->end && !(g->syscall && g->sigreturn); at += PIECE) {
+		size_t want = m->end - at < PIECE + TAIL ? m->end - at : PIECE + TAIL;
+		struct iovec here = { buf, want }, there = { (void *)(uintptr_t)at, want };
+		ssize_t got = process_vm_readv(pid, &here, 1, &there, 1, 0);
+		const uint8_t *p = buf, *last = buf + (got > TAIL ? got - TAIL : 0);
+
+		while (p < last && (p = memchr(p, 0x05, (size_t)(last - p))) != NULL) {
+			size_t k = (size_t)(p - buf);
+
+			p++;
+			if (k < 1 || buf[k - 1] != 0x0f)
+				continue;
+			if (!g->syscall)
+				g->syscall = at + k - 1;
+			for (size_t back = 6; back <= 8 && back <= k && !g->sigreturn; back += 2)
+				if (is_sigreturn(buf + k - back))
+					g->sigreturn = at + k - back;
+		}
+	}
+}
+
+int gadgets_find(pid_t pid, const struct proc_maps *maps, struct gadgets *ret_gadgets, struct err *err)
+{
+	struct gadgets g = { 0 };
+
+	/* libc is the likeliest place: look there first */
+	for (int round = 0; round < 2; round++)
+		for (size_t i = 0; i < maps->len && !(g.syscall && g.sigreturn); i++) {
+			const struct proc_map *m = &maps->at[i];
+			bool libc = strstr(m->name, "/libc.so") || strstr(m->name, "/libc-") || strstr(m->name, "/ld-musl");
+
+			if ((m->prot & (PROT_EXEC | PROT_READ)) == (PROT_EXEC | PROT_READ) && libc == (round == 0) &&
+			    strcmp(m->name, "[vsyscall]") != 0)
+				search(pid, m, &g);
+		}
+	if (!g.syscall || !g.sigreturn)
+		return err_set(err, ENOENT, "the program has no rt_sigreturn in its code");
+	*ret_gadgets = g;
+	return 0;
+}
+
+static bool interrupted(const struct user_regs_struct *r)
+{
+	int64_t ax = (int64_t)r->rax;
+
+	return (int64_t)r->orig_rax >= 0 && (ax == -ERESTARTSYS || ax == -ERESTARTNOINTR || ax == -ERESTARTNOHAND ||
+					     ax == -ERESTART_RESTARTBLOCK);
+}
+
+/* restart_syscall hides which call it stands for: glibc's wrappers say it right before the syscall instruction. */
+static bool decode_restarted(pid_t tid, taddr insn, uint64_t *ret_nr)
+{
+	uint8_t code[7];
+	struct iovec here = { code, sizeof(code) }, there = { (void *)(uintptr_t)(insn - 5), sizeof(code) };
+	uint32_t nr;
+
+	if (process_vm_readv(tid, &here, 1, &there, 1, 0) != sizeof(code))
+		return false;
+	if (code[0] != 0xb8 || code[5] != 0x0f || code[6] != 0x05)
+		return false;
+	memcpy(&nr, code + 1, sizeof(nr));
+	*ret_nr = nr;
+	return true;
+}
+
+static void work_out_restart(struct subject *s)
+{
+	struct user_regs_struct *image = &s->restart, *back = &s->back;
+	bool block = false;
+
+	*image = *back = s->seen;
+	if (interrupted(&s->seen)) {
+		block = (int64_t)s->seen.rax == -ERESTART_RESTARTBLOCK;
+		image->rip = back->rip = s->seen.rip - 2;
+		image->rax = s->seen.orig_rax;
+		back->rax = block ? SYS_restart_syscall : s->seen.orig_rax;
+	}
+	if (image->rax == SYS_restart_syscall && (block || (int64_t)s->seen.orig_rax < 0) &&
+	    !decode_restarted(s->tid, image->rip, &image->rax) && block) {
+		image->rip = s->seen.rip;
+		image->rax = (uint64_t)-EINTR;
+	}
+	image->orig_rax = back->orig_rax = (unsigned long long)-1;
+}
+
+/*
+ * A stop inside an rseq critical section is reported as such; once registers are
+ * set by hand the kernel no longer aborts it, so it is done here.
+ */
+static int abort_rseq(struct subject *s, struct err *err)
+{
+	struct { uint32_t version, flags; uint64_t start, length, abort; } cs;
+	uint64_t pointer = 0;
+	struct iovec here = { &pointer, sizeof(pointer) };
+	struct iovec there = { (void *)(uintptr_t)(s->rseq.pointer + 8), sizeof(pointer) };
+
+	if (s->rseq.pointer == 0)
+		return 0;
+	if (process_vm_readv(s->tid, &here, 1, &there, 1, 0) != sizeof(pointer))
+		return err_sys(err, "read the rseq area of thread %d", s->tid);
+	if (pointer == 0)
+		return 0;
+	here = (struct iovec){ &cs, sizeof(cs) };
+	there = (struct iovec){ (void *)(uintptr_t)pointer, sizeof(cs) };
+	if (process_vm_readv(s->tid, &here, 1, &there, 1, 0) != sizeof(cs))
+		return err_sys(err, "read the rseq critical section of thread %d", s->tid);
+	if (s->seen.rip - cs.start < cs.length)
+		s->restart.rip = s->back.rip = cs.abort;
+	return 0;
+}
+
+int subject_see(pid_t tid, struct subject *ret_subject, struct err *err)
+{
+	struct subject s = { .tid = tid };
+	uint8_t xsave[PTRACE_XSAVE_MAX];
+	int r;
+
+	r = ptrace_get_regs(tid, &s.seen, err);
+	if (r == 0)
+		r = ptrace_get_xsave(tid, xsave, sizeof(xsave), &s.xsave_len, err);
+	if (r == 0)
+		r = ptrace_get_sigmask(tid, &s.mask, err);
+	if (r == 0)
+		r = ptrace_get_rseq(tid, &s.rseq, err);
+	if (r < 0)
+		return r;
+	work_out_restart(&s);
+	r = abort_rseq(&s, err);
+	if (r < 0)
+		return r;
+	s.xsave = mem_dup(xsave, s.xsave_len + 4);
+	*ret_subject = s;
+	return 0;
+}
+
+static const struct proc_map *map_of(const struct proc_maps *maps, taddr at)
+{
+	for (size_t i = 0; i < maps->len; i++)
+		if (at >= maps->at[i].start && at < maps->at[i].end)
+			return &maps->at[i];
+	return NULL;
+}
+
+/*
+ * Is what lies below the stack pointer dead?  True of a stack of its own: the
+ * main one, one that holds its thread's TLS (as pthread's do), one with a guard
+ * right below.  Not true of stacks cut out of a heap (Go): those threads borrow
+ * room at the far end of [stack].
+ */
+static bool own_stack(const struct subject *s, const struct proc_maps *maps, const struct proc_map *m)
+{
+	const struct proc_map *below = m > maps->at ? m - 1 : NULL;
+
+	if (strcmp(m->name, "[stack]") == 0 || (s->seen.fs_base >= m->start && s->seen.fs_base < m->end))
+		return true;
+	return below && below->end == m->start && below->prot == PROT_NONE;
+}
+
+static size_t frame_bytes(const struct subject *s)
+{
+	return sizeof(struct sigframe) + s->xsave_len + 4 + 64 + 16;
+}
+
+static int find_room(const struct subject *s, const struct proc_maps *maps, unsigned int slot, taddr *ret_top,
+		     struct err *err)
+{
+	const struct proc_map *m = map_of(maps, s->seen.rsp - 1);
+	size_t need = frame_bytes(s) + QUESTION_OUT_BYTES;
+
+	if (m && own_stack(s, maps, m) && (m->prot & PROT_WRITE) &&
+	    s->seen.rsp - m->start >= RED_ZONE + need + ROOM_BELOW) {
+		*ret_top = s->seen.rsp - RED_ZONE;
+		return 0;
+	}
+	for (size_t i = 0; i < maps->len; i++) {
+		const struct proc_map *stack = &maps->at[i];
+		taddr top = stack->start + (uint64_t)(slot + 1) * SLOT_BYTES;
+
+		if (strcmp(stack->name, "[stack]") == 0 && top + 2 * PAGE < stack->end && need <= SLOT_BYTES) {
+			*ret_top = top;
+			return 0;
+		}
+	}
+	return err_set(err, ENOSPC, "thread %d has no room on its stack to be asked", s->tid);
+}
+
+static void fill_frame(const struct subject *s, const struct user_regs_struct *r, taddr fpstate, struct sigframe *f)
+{
+	*f = (struct sigframe){
+		.uc_flags = UC_FLAGS, .ss_flags = BAD_SS_FLAGS,
+		.r8 = r->r8, .r9 = r->r9, .r10 = r->r10, .r11 = r->r11, .r12 = r->r12, .r13 = r->r13,
+		.r14 = r->r14, .r15 = r->r15, .di = r->rdi, .si = r->rsi, .bp = r->rbp, .bx = r->rbx,
+		.dx = r->rdx, .ax = r->rax, .cx = r->rcx, .sp = r->rsp, .ip = r->rip, .flags = r->eflags,
+		.cs = (uint16_t)r->cs, .ss = (uint16_t)r->ss, .fpstate = fpstate, .mask = s->mask,
+	};
+}
+
+/* The XSAVE image as a frame wants it: the kernel's own notes replaced by the frame's. */
+static void mark_xsave(uint8_t *xsave, size_t len)
+{
+	uint32_t size = (uint32_t)len, full = size + 4, magic1 = FP_XSTATE_MAGIC1, magic2 = FP_XSTATE_MAGIC2;
+	uint64_t features;
+	uint8_t *sw = xsave + XSAVE_SW_OFFSET;
+
+	memcpy(&features, sw, sizeof(features));
+	memset(sw, 0, 48);
+	memcpy(sw, &magic1, 4);
+	memcpy(sw + 4, &full, 4);
+	memcpy(sw + 8, &features, 8);
+	memcpy(sw + 16, &size, 4);
+	memcpy(xsave + len, &magic2, 4);
+}
+
+static int save_bytes(struct subject *s, taddr from, taddr to, struct err *err)
+{
+	s->saved_at = from;
+	s->saved_len = to - from;
+	s->saved = mem_new(s->saved_len);
+	return sys_read_memory(s->tid, from, s->saved, s->saved_len, err);
+}
+
+static int lay_frame(struct subject *s, taddr top, struct err *err)
+{
+	taddr fpstate = (top - s->xsave_len - 4) & ~63ull;
+	own_free uint8_t *xsave = mem_dup(s->xsave, s->xsave_len + 4);
+	struct sigframe frame;
+	int r;
+
+	s->frame = ((fpstate - sizeof(struct sigframe)) & ~15ull) - 8;
+	s->out = (s->frame - QUESTION_OUT_BYTES) & ~15ull;
+	r = save_bytes(s, s->out, top, err);
+	if (r < 0)
+		return r;
+	mark_xsave(xsave, s->xsave_len);
+	/* restart_syscall after a sigreturn answers EINTR: a frame needs the real number */
+	fill_frame(s, &s->restart, fpstate, &frame);
+	r = sys_write_memory(s->tid, fpstate, xsave, s->xsave_len + 4, err);
+	return r < 0 ? r : sys_write_memory(s->tid, s->frame, &frame, sizeof(frame), err);
+}
+
+int subject_open(struct subject *s, const struct gadgets *g, const struct proc_maps *maps,
+		 unsigned int slot, struct err *err)
+{
+	taddr top;
+	int r;
+
+	s->gadgets = *g;
+	r = find_room(s, maps, slot, &top, err);
+	if (r == 0)
+		r = lay_frame(s, top, err);
+	if (r < 0)
+		return r;
+	s->heal = s->seen;
+	s->heal.rip = g->syscall;
+	s->heal.rax = SYS_rt_sigreturn;
+	s->heal.orig_rax = (unsigned long long)-1;
+	s->heal.rsp = s->frame + 8;
+	r = ptrace_set_regs(s->tid, &s->heal, err);
+	if (r < 0)
+		return r;
+	s->open = true;
+	return ptrace_set_sigmask(s->tid, ~0ull, err);
+}
+
+/* Resumes to the next system call stop.  Only SIGSTOP can come in between. */
+static int wait_syscall(struct subject *s, struct err *err)
+{
+	struct ptrace_stop stop;
+	int r;
+
+	for (;;) {
+		r = ptrace_wait(s->tid, &stop, NULL, err);
+		if (r < 0 || stop.signal == PTRACE_SYSCALL_STOP)
+			return r;
+		if (stop.event == 0 && stop.signal == SIGSTOP)
+			s->stopped = true;
+		r = ptrace_go(PTRACE_SYSCALL, s->tid, 0, err);
+		if (r < 0)
+			return r;
+	}
+}
+
+static int put_in_place(const struct question *q, struct err *err)
+{
+	struct user_regs_struct r = q->subject->heal;
+
+	r.rip = q->subject->gadgets.sigreturn;
+	r.orig_rax = q->nr;
+	r.rax = (unsigned long long)-ENOSYS;
+	r.rdi = q->arg[0], r.rsi = q->arg[1], r.rdx = q->arg[2];
+	r.r10 = q->arg[3], r.r8 = q->arg[4], r.r9 = q->arg[5];
+	return ptrace_set_regs(q->subject->tid, &r, err);
+}
+
+int question_ask(struct question *q, size_t count, struct err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < count; i++) {
+		r = ptrace_set_regs(q[i].subject->tid, &q[i].subject->heal, err);
+		if (r == 0)
+			r = ptrace_go(PTRACE_SYSCALL, q[i].subject->tid, 0, err);
+	}
+	for (size_t i = 0; r == 0 && i < count; i++) {
+		r = wait_syscall(q[i].subject, err);
+		if (r == 0)
+			r = put_in_place(&q[i], err);
+		if (r == 0)
+			r = ptrace_go(PTRACE_SYSCALL, q[i].subject->tid, 0, err);
+	}
+	for (size_t i = 0; r == 0 && i < count; i++) {
+		struct user_regs_struct regs;
+
+		r = wait_syscall(q[i].subject, err);
+		if (r == 0)
+			r = ptrace_get_regs(q[i].subject->tid, &regs, err);
+		if (r == 0)
+			q[i].answer = (int64_t)regs.rax;
+	}
+	return r;
+}
+
+int question_read(const struct subject *s, size_t offset, void *buf, size_t len_bytes, struct err *err)
+{
+	return sys_read_memory(s->tid, s->out + offset, buf, len_bytes, err);
+}
+
+int subject_close(struct subject *s, struct err *err)
+{
+	int r;
+
+	if (!s->open)
+		return 0;
+	s->open = false;
+	r = ptrace_set_sigmask(s->tid, s->mask, err);
+	if (r == 0)
+		r = ptrace_set_regs(s->tid, &s->back, err);
+	/* the frame was the way back until now */
+	if (r == 0)
+		r = sys_write_memory(s->tid, s->saved_at, s->saved, s->saved_len, err);
+	if (r == 0 && s->stopped)
+		kill(s->tid, SIGSTOP);
+	return r;
+}
+
+void subject_free(struct subject *s)
+{
+	free(s->xsave);
+	free(s->saved);
+	s->xsave = s->saved = NULL;
+}

@@ -1,0 +1,433 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+
+#include "base/mem.h"
+#include "base/own.h"
+#include "inject/vessel.h"
+#include "kernel/ptrace.h"
+
+#define PAGE            4096u
+#define TASK_END        0x7ffffffff000ull       /* four-level page tables */
+#define LOWEST          0x10000ull              /* vm.mmap_min_addr */
+#define LEADER_DATA     (192u * 1024)
+#define LEADER_OPS      (192u * 1024)
+#define LEADER_AREA     (LEADER_DATA + LEADER_OPS + PAGE)
+#define THREAD_DATA     (3u * 1024)
+#define THREAD_OPS      (4u * 1024)
+#define THREAD_AREA     (8u * 1024)
+#define STACK_BYTES     512u                    /* the interpreter uses less than 64 */
+#define VESSEL_MASK     (~(1ull << (SIGTRAP - 1)))
+#define VESSEL_OPTIONS  (PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD)
+
+extern const uint8_t inject_blob_start[], inject_blob_end[];
+
+int vdso_find(const struct proc_maps *maps, struct vdso *ret_vdso, struct err *err)
+{
+	struct vdso v = { 0 };
+	bool code = false;
+
+	for (size_t i = 0; i < maps->len; i++) {
+		const struct proc_map *m = &maps->at[i];
+		bool is_code = strcmp(m->name, "[vdso]") == 0;
+
+		if (!is_code && strncmp(m->name, "[vvar", 5) != 0)
+			continue;
+		if (v.parts == VDSO_PARTS_MAX)
+			return err_set(err, EBADMSG, "the vdso has over %u parts", VDSO_PARTS_MAX);
+		v.part[v.parts++] = (struct vdso_part){ m->start, m->end - m->start, is_code };
+		code |= is_code;
+	}
+	if (!code)
+		return err_set(err, ENOENT, "there is no [vdso]");
+	*ret_vdso = v;
+	return 0;
+}
+
+static uint64_t vdso_span(const struct vdso *v)
+{
+	const struct vdso_part *last = &v->part[v->parts - 1];
+
+	return last->start + last->len_bytes - v->part[0].start;
+}
+
+int blob_find_place(const struct taddr_range *ranges, size_t count, unsigned int threads,
+		    struct blob_place *ret_place, struct err *err)
+{
+	const uint64_t hop_bytes = 64 * PAGE, margin = 2u << 20;
+	uint64_t len = PAGE + LEADER_AREA + (uint64_t)threads * THREAD_AREA;
+	taddr at = 0x10000000;
+
+	len = (len + PAGE - 1) & ~(uint64_t)(PAGE - 1);
+	while (at < TASK_END - len - hop_bytes - margin) {
+		taddr hit = 0;
+
+		for (size_t i = 0; i < count; i++)
+			if (ranges[i].start < at + len + hop_bytes + margin && ranges[i].end + margin > at &&
+			    ranges[i].end > hit)
+				hit = ranges[i].end;
+		if (hit == 0) {
+			*ret_place = (struct blob_place){ .at = at, .len_bytes = len, .hop = at + len + PAGE };
+			return 0;
+		}
+		at = (hit + margin + 0xffff) & ~0xffffull;
+	}
+	return err_set(err, ENOMEM, "no room of %llu bytes is free in all tasks", (unsigned long long)len);
+}
+
+static taddr vdso_insn(const struct vessel *v)
+{
+	for (unsigned int i = 0; i < v->vdso.parts; i++)
+		if (v->vdso.part[i].code)
+			return v->vdso.part[i].start + v->insn_offset;
+	return 0;
+}
+
+/* ferry's own vdso is what a fresh clone has, at the same place. */
+static int find_insn(struct vessel *v, struct err *err)
+{
+	for (unsigned int i = 0; i < v->vdso.parts; i++) {
+		const struct vdso_part *p = &v->vdso.part[i];
+		const uint8_t *at = (const uint8_t *)(uintptr_t)p->start;
+
+		for (uint64_t k = 0; p->code && k + 1 < p->len_bytes; k++)
+			if (at[k] == 0x0f && at[k + 1] == 0x05) {
+				v->insn_offset = k;
+				return 0;
+			}
+	}
+	return err_set(err, ENOENT, "the vdso has no system call in it");
+}
+
+static int write_task(pid_t pid, taddr at, const void *from, size_t len_bytes, struct err *err)
+{
+	struct iovec here = { (void *)(uintptr_t)from, len_bytes }, there = { (void *)(uintptr_t)at, len_bytes };
+
+	if (len_bytes > 0 && process_vm_writev(pid, &here, 1, &there, 1, 0) != (ssize_t)len_bytes)
+		return err_sys(err, "write %zu bytes at %#llx of vessel %d", len_bytes, (unsigned long long)at, pid);
+	return 0;
+}
+
+/* Waits for a certain stop and passes over the others; signals that reach a vessel are dropped. */
+static int wait_for(pid_t tid, int signal, int request, struct err *err)
+{
+	struct ptrace_stop stop;
+	int r;
+
+	for (;;) {
+		r = ptrace_wait(tid, &stop, NULL, err);
+		if (r < 0)
+			return r;
+		if (stop.signal == signal && stop.event == 0)
+			return 0;
+		if (stop.signal == SIGSEGV || stop.signal == SIGBUS || stop.signal == SIGILL || stop.signal == SIGSYS)
+			return err_set(err, EFAULT, "vessel %d crashed with signal %d", tid, stop.signal);
+		r = ptrace_go(request, tid, 0, err);
+		if (r < 0)
+			return r;
+	}
+}
+
+int vessel_call(struct vessel *v, uint64_t nr, const uint64_t arg[6], int64_t *ret_value, struct err *err)
+{
+	struct user_regs_struct regs;
+	int r;
+
+	r = ptrace_get_regs(v->pid, &regs, err);
+	if (r < 0)
+		return r;
+	regs.rip = vdso_insn(v);
+	regs.rax = nr;
+	regs.orig_rax = (unsigned long long)-1;
+	regs.rdi = arg[0], regs.rsi = arg[1], regs.rdx = arg[2];
+	regs.r10 = arg[3], regs.r8 = arg[4], regs.r9 = arg[5];
+	r = ptrace_set_regs(v->pid, &regs, err);
+	for (int i = 0; r == 0 && i < 2; i++) {
+		r = ptrace_go(PTRACE_SYSCALL, v->pid, 0, err);
+		if (r == 0)
+			r = wait_for(v->pid, PTRACE_SYSCALL_STOP, PTRACE_SYSCALL, err);
+	}
+	if (r == 0)
+		r = ptrace_get_regs(v->pid, &regs, err);
+	if (r == 0)
+		*ret_value = (int64_t)regs.rax;
+	return r;
+}
+
+static int put_blob(struct vessel *v, struct err *err)
+{
+	const uint64_t map[6] = { v->blob.at, v->blob.len_bytes, PROT_READ | PROT_WRITE | PROT_EXEC,
+				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, (uint64_t)-1, 0 };
+	int64_t got;
+	int r;
+
+	r = vessel_call(v, SYS_mmap, map, &got, err);
+	if (r < 0)
+		return r;
+	if ((uint64_t)got != v->blob.at)
+		return err_set(err, got < 0 ? (int)-got : EIO, "map the interpreter into vessel %d: %s", v->pid,
+			       strerror((int)-got));
+	return write_task(v->pid, v->blob.at, inject_blob_start, (size_t)(inject_blob_end - inject_blob_start), err);
+}
+
+/* glibc's rseq area of ferry was inherited: it goes before its memory does, or the kernel kills. */
+static int drop_rseq(struct vessel *v, struct err *err)
+{
+	struct ptrace_rseq rseq;
+	int r;
+
+	r = ptrace_get_rseq(v->pid, &rseq, err);
+	if (r < 0 || rseq.pointer == 0)
+		return r;
+	script_call(&v->script, OP_WANT_ZERO, SYS_rseq, rseq.pointer, rseq.size, 1 /* RSEQ_FLAG_UNREGISTER */,
+		    rseq.signature);
+	return 0;
+}
+
+static pid_t clone_self(pid_t pid, bool sibling)
+{
+	pid_t set[1] = { pid };
+	struct clone_args args = {
+		.flags = CLONE_CLEAR_SIGHAND | (sibling ? CLONE_PARENT : 0),
+		.exit_signal = sibling ? 0 : SIGCHLD,
+		.set_tid = (uintptr_t)set,
+		.set_tid_size = 1,
+	};
+	pid_t got = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+
+	if (got == 0)
+		for (;;)
+			syscall(SYS_pause);
+	return got;
+}
+
+static int hold(pid_t tid, struct err *err)
+{
+	struct ptrace_stop stop;
+	int r;
+
+	r = ptrace_seize(tid, VESSEL_OPTIONS, err);
+	if (r == 0)
+		r = ptrace_interrupt(tid, err);
+	if (r == 0)
+		r = ptrace_wait(tid, &stop, NULL, err);
+	if (r == 0)
+		r = ptrace_set_sigmask(tid, VESSEL_MASK, err);
+	return r;
+}
+
+static void init_script(struct vessel *v)
+{
+	script_init(&v->script, v->blob.at + PAGE, LEADER_DATA, LEADER_OPS);
+}
+
+static int furnish(struct vessel *v, struct err *err)
+{
+	struct proc_maps maps = { 0 };
+	int r;
+
+	r = hold(v->pid, err);
+	if (r < 0)
+		return r;
+	r = proc_maps(getpid(), &maps, err);
+	if (r < 0)
+		return r;
+	r = vdso_find(&maps, &v->vdso, err);
+	proc_maps_free(&maps);
+	if (r == 0)
+		r = find_insn(v, err);
+	if (r == 0)
+		r = put_blob(v, err);
+	if (r == 0)
+		r = drop_rseq(v, err);
+	return r < 0 ? r : 0;
+}
+
+int vessel_create(pid_t pid, bool sibling, const struct blob_place *place, struct vessel *ret_vessel,
+		  struct err *err)
+{
+	struct vessel v = { .blob = *place };
+	int r;
+
+	v.pid = clone_self(pid, sibling);
+	if (v.pid < 0 && errno == EEXIST)
+		return err_set(err, EEXIST, "pid %d is taken by another task", pid);
+	if (v.pid < 0)
+		return err_sys(err, "make a task with pid %d", pid);
+	init_script(&v);
+	r = furnish(&v, err);
+	if (r < 0) {
+		vessel_kill(v.pid);
+		vessel_free(&v);
+		return r;
+	}
+	*ret_vessel = v;
+	return 0;
+}
+
+int vessel_catch_thread(pid_t tid, struct err *err)
+{
+	struct ptrace_stop stop;
+	int r;
+
+	r = ptrace_wait(tid, &stop, NULL, err);
+	return r < 0 ? r : ptrace_set_sigmask(tid, VESSEL_MASK, err);
+}
+
+int vessel_adopt(pid_t pid, const struct vessel *parent, struct vessel *ret_vessel, struct err *err)
+{
+	int r = vessel_catch_thread(pid, err);
+
+	if (r < 0)
+		return r;
+	*ret_vessel = (struct vessel){
+		.pid = pid, .blob = parent->blob, .vdso = parent->vdso, .insn_offset = parent->insn_offset,
+	};
+	init_script(ret_vessel);
+	return 0;
+}
+
+void vessel_free(struct vessel *v)
+{
+	script_free(&v->script);
+}
+
+void vessel_thread_script(const struct vessel *v, unsigned int index, struct script *ret_script)
+{
+	taddr area = v->blob.at + PAGE + LEADER_AREA + (uint64_t)(index - 1) * THREAD_AREA;
+
+	script_init(ret_script, area, THREAD_DATA, THREAD_OPS);
+}
+
+int vessel_start(struct vessel *v, pid_t tid, const struct script *s, struct err *err)
+{
+	taddr ops_at = s->area + s->data_max;
+	struct user_regs_struct regs;
+	size_t len;
+	int r;
+
+	if (s->overflow)
+		return err_set(err, ENOSPC, "a script of %zu calls does not fit", s->ops.len);
+	own_free char *ops = script_encode(s, &len);
+	r = write_task(v->pid, s->area, s->data.at, s->data.len, err);
+	if (r == 0)
+		r = write_task(v->pid, ops_at, ops, len, err);
+	if (r == 0)
+		r = ptrace_get_regs(tid, &regs, err);
+	if (r < 0)
+		return r;
+	regs.rip = v->blob.at;
+	regs.rdi = ops_at;
+	regs.rsp = ops_at + s->ops_max + STACK_BYTES;
+	regs.rsp = (regs.rsp & ~15ull) - 8;
+	regs.orig_rax = (unsigned long long)-1;
+	regs.eflags = 0x202;
+	r = ptrace_set_regs(tid, &regs, err);
+	return r < 0 ? r : ptrace_go(PTRACE_CONT, tid, 0, err);
+}
+
+int vessel_wait(struct vessel *v, pid_t tid, const struct script *s, struct err *err)
+{
+	struct op_header h;
+	struct iovec here = { &h, sizeof(h) }, there = { (void *)(uintptr_t)(s->area + s->data_max), sizeof(h) };
+	int r;
+
+	r = wait_for(tid, SIGTRAP, PTRACE_CONT, err);
+	if (r < 0)
+		return r;
+	if (process_vm_readv(v->pid, &here, 1, &there, 1, 0) != (ssize_t)sizeof(h))
+		return err_sys(err, "read the verdict of vessel %d", tid);
+	return script_verdict(s, &h, err);
+}
+
+int vessel_run(struct vessel *v, struct err *err)
+{
+	int r = 0;
+
+	if (v->script.ops.len > 0 || v->script.overflow) {
+		r = vessel_start(v, v->pid, &v->script, err);
+		if (r == 0)
+			r = vessel_wait(v, v->pid, &v->script, err);
+	}
+	script_clear(&v->script);
+	return r;
+}
+
+static void unmap(struct vessel *v, taddr start, taddr end)
+{
+	if (start < end)
+		script_call(&v->script, OP_WANT_ZERO, SYS_munmap, start, end - start);
+}
+
+void vessel_unmap_all(struct vessel *v)
+{
+	taddr blob[2] = { v->blob.at, v->blob.at + v->blob.len_bytes };
+	taddr vdso[2] = { v->vdso.part[0].start, v->vdso.part[0].start + vdso_span(&v->vdso) };
+	const taddr *low = blob[0] < vdso[0] ? blob : vdso, *high = low == blob ? vdso : blob;
+
+	unmap(v, 0, low[0]);
+	unmap(v, low[1], high[0]);
+	unmap(v, high[1], TASK_END);
+}
+
+static void move_part(struct vessel *v, taddr from, uint64_t len, taddr to)
+{
+	script_call_value(&v->script, to, SYS_mremap, "move the vdso", from, len, len,
+			  MREMAP_MAYMOVE | MREMAP_FIXED, to);
+}
+
+int vessel_move_vdso(struct vessel *v, const struct vdso *to, struct err *err)
+{
+	struct vdso *now = &v->vdso;
+	uint64_t span = vdso_span(now);
+
+	if (now->parts != to->parts)
+		return err_set(err, EOPNOTSUPP, "the vdso had %u parts, this kernel's has %u", to->parts, now->parts);
+	for (unsigned int i = 0; i < now->parts; i++)
+		if (now->part[i].len_bytes != to->part[i].len_bytes || now->part[i].code != to->part[i].code)
+			return err_set(err, EOPNOTSUPP, "the vdso is laid out otherwise than this kernel's");
+	if (now->part[0].start == to->part[0].start)
+		return 0;
+	if (to->part[0].start < now->part[0].start + span && now->part[0].start < to->part[0].start + span) {
+		taddr base = now->part[0].start;
+
+		for (unsigned int i = 0; i < now->parts; i++) {
+			taddr hop = v->blob.hop + (now->part[i].start - base);
+
+			move_part(v, now->part[i].start, now->part[i].len_bytes, hop);
+			now->part[i].start = hop;
+		}
+	}
+	for (unsigned int i = 0; i < now->parts; i++)
+		move_part(v, now->part[i].start, now->part[i].len_bytes, to->part[i].start);
+	*now = *to;
+	return 0;
+}
+
+int vessel_leave(struct vessel *v, struct err *err)
+{
+	const uint64_t arg[6] = { v->blob.at, v->blob.len_bytes };
+	int64_t got;
+	int r = vessel_call(v, SYS_munmap, arg, &got, err);
+
+	if (r == 0 && got != 0)
+		r = err_set(err, EIO, "unmap the interpreter: %lld", (long long)got);
+	return r;
+}
+
+void vessel_kill(pid_t pid)
+{
+	int status;
+
+	if (kill(pid, SIGKILL) == 0)
+		while (waitpid(pid, &status, __WALL) < 0 && errno == EINTR)
+			;
+}

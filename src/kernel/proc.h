@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/sysmacros.h>
 #include <sys/types.h>
 
 #include "base/err.h"
@@ -25,6 +26,12 @@
 
 struct proc_text { char *at; size_t len, cap; };        /* a VEC: bytes, always with a NUL after the last one */
 struct proc_ids { int *at; size_t len, cap; };          /* a VEC: pids or descriptor numbers */
+
+/* The kernel prints (and sends) some device numbers in its own form: sdev in fdinfo, vfs_dev in unix diag. */
+static inline dev_t proc_kdev(uint32_t kdev)
+{
+	return makedev(kdev >> 20, kdev & 0xfffff);
+}
 
 /* O_PATH descriptor of /proc/PID: names this very task also when its pid is used again. */
 int proc_open(pid_t pid, int *ret_fd, struct err *err);

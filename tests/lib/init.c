@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * init COMMAND ARGS...: runs a command in a pid and mount namespace of its own.
+ * init COMMAND ARGS...: runs a command in pid, mount, network and IPC namespaces of its own.
  *
  *	init (outside) -- waits, passes the status on
  *	  init (pid 1) -- reaps whatever is orphaned to it, at once
@@ -9,21 +9,25 @@
  * Why: a restore takes pids back, and a pid is free only when its zombie was
  * reaped; the machine's own init may take seconds. When COMMAND ends, pid 1
  * ends, and the kernel ends everything that was left in the namespace: so
- * nothing outlives a test run. Stray descriptors above 2 are closed first,
- * since tasks that inherit them could not be dumped.
+ * nothing outlives a test run. In the network there is lo alone: every port is
+ * free. Stray descriptors above 2 are closed first, since tasks that inherit
+ * them could not be dumped.
  *
  * Exit status: that of COMMAND, 128 + N when signal N ended it, 125 when the
  * namespace could not be made, 127 when COMMAND could not be run.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -64,6 +68,16 @@ static void raise_pid_max(void)
 	close(fd);
 }
 
+static void raise_loopback(void)
+{
+	struct ifreq lo = { .ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING };
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &lo) < 0)
+		die("bring lo up");
+	close(fd);
+}
+
 static int be_init(char **argv)
 {
 	pid_t command, pid;
@@ -75,6 +89,7 @@ static int be_init(char **argv)
 	if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
 		die("mount /proc");
 	raise_pid_max();
+	raise_loopback();
 	command = run(argv);
 	if (command < 0)
 		die("fork");
@@ -95,7 +110,7 @@ int main(int argc, char **argv)
 		return EXIT_SETUP;
 	}
 	close_range(3, ~0U, 0);
-	if (unshare(CLONE_NEWPID | CLONE_NEWNS) < 0)
+	if (unshare(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC) < 0)
 		die("unshare (are you root?)");
 	pid = fork();
 	if (pid < 0)

@@ -48,6 +48,17 @@ def see_fd(pid, fd, numbering):
     return seen
 
 
+def see_fds(pid, numbering):
+    """All that are open while we look."""
+    seen = {}
+    for fd in sorted(map(int, os.listdir(f"/proc/{pid}/fd"))):
+        try:
+            seen[fd] = see_fd(pid, fd, numbering)
+        except FileNotFoundError:
+            pass
+    return seen
+
+
 def see_maps(pid):
     """Mappings as text; neighbours that only a flag keeps apart are one."""
     found = []
@@ -91,7 +102,7 @@ def see_task(pid, numbering):
         task[name] = os.readlink(f"/proc/{pid}/{name}")
     task["maps"] = see_maps(pid)
     task["threads"] = {tid: see_thread(f"/proc/{pid}/task/{tid}") for tid in sorted(map(int, os.listdir(f"/proc/{pid}/task")))}
-    task["fds"] = {fd: see_fd(pid, fd, numbering) for fd in sorted(map(int, os.listdir(f"/proc/{pid}/fd")))}
+    task["fds"] = see_fds(pid, numbering)
     return task
 
 

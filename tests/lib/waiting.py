@@ -4,6 +4,10 @@ import os
 import time
 
 
+# nanosleep, clock_nanosleep, pause, rt_sigsuspend, restart_syscall
+SLEEPS = {35, 230, 34, 130, 219}
+
+
 class TooLate(AssertionError):
     pass
 
@@ -29,6 +33,14 @@ def gone(pid):
 
 def wait_gone(pid, deadline_s=20):
     wait_until(lambda: gone(pid), f"process {pid} is gone", deadline_s)
+
+
+def wait_asleep(pid, deadline_s=20):
+    """Until the program's main thread waits in a system call that no other thread or event is about to end."""
+    def asleep():
+        words = read_or_empty(f"/proc/{pid}/syscall").split()
+        return words and words[0].isdigit() and int(words[0]) in SLEEPS
+    wait_until(asleep, f"process {pid} sleeps", deadline_s)
 
 
 def read_or_empty(path):

@@ -3,7 +3,7 @@
 import os
 
 from procstate import assert_same, see
-from waiting import gone, wait_gone
+from waiting import gone, wait_asleep, wait_gone
 
 
 def loose(tool):
@@ -13,6 +13,7 @@ def loose(tool):
 
 def test_dump_and_restore(tool, start, workdir):
     pid = start(["sleep", "1000"])
+    wait_asleep(pid)
     before = see(pid)
     tool.dump(pid, workdir)
     wait_gone(pid)
@@ -22,6 +23,7 @@ def test_dump_and_restore(tool, start, workdir):
 
 def test_leave_running(tool, start, workdir):
     pid = start(["sleep", "1000"])
+    wait_asleep(pid)
     before = see(pid)
     tool.dump(pid, workdir, "-R")
     assert not gone(pid)

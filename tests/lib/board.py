@@ -23,6 +23,12 @@ class Board:
         assert values[0] == 0, f"{values[0]} things wrong: {read_or_empty(self.out or '')[:2000]}"
         return list(values[1:])
 
+    def slot(self, number):
+        """One slot beyond those that grow."""
+        with open(self.path, "rb") as f:
+            f.seek(8 * number)
+            return struct.unpack("<Q", f.read(8))[0]
+
     def wait_growth(self, deadline_s=20):
         """Until every counter went on from where it was."""
         before = self.read()

@@ -8,7 +8,7 @@ import pytest
 import paths
 from board import Board
 from cycles import wait_sockets
-from images import crit_decode, images_in
+from images import crit_decode, images_in, pages_bytes
 from procstate import assert_same, see
 from program import tree_of
 from redis import Client, server_argv, wait_ready
@@ -137,5 +137,4 @@ def test_crit_decodes_ours(tool, start, workdir, kind):
     assert {"inventory.img", "pstree.img", "files.img", "stats-dump"} <= set(names)
     decoded = {name: json.loads(crit_decode(os.path.join(images, name))) for name in names}
     stats = decoded["stats-dump"]["entries"][0]["dump"]
-    bytes_of_pages = sum(os.path.getsize(os.path.join(images, n)) for n in os.listdir(images) if n.startswith("pages-"))
-    assert (stats["pages_written"] + stats.get("shpages_written", 0)) * 4096 == bytes_of_pages
+    assert (stats["pages_written"] + stats.get("shpages_written", 0)) * 4096 == pages_bytes(images)

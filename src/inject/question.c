@@ -273,7 +273,7 @@ static int save_bytes(struct subject *s, taddr from, taddr to, struct err *err)
 	s->saved_at = from;
 	s->saved_len = to - from;
 	s->saved = mem_new(s->saved_len);
-	return sys_vm_read(s->tid, from, s->saved, s->saved_len, err);
+	return sys_read_memory(s->tid, from, s->saved, s->saved_len, err);
 }
 
 static int lay_frame(struct subject *s, taddr top, struct err *err)
@@ -291,8 +291,8 @@ static int lay_frame(struct subject *s, taddr top, struct err *err)
 	mark_xsave(xsave, s->xsave_len);
 	/* restart_syscall after a sigreturn answers EINTR: a frame needs the real number */
 	fill_frame(s, &s->restart, fpstate, &frame);
-	r = sys_vm_write(s->tid, fpstate, xsave, s->xsave_len + 4, err);
-	return r < 0 ? r : sys_vm_write(s->tid, s->frame, &frame, sizeof(frame), err);
+	r = sys_write_memory(s->tid, fpstate, xsave, s->xsave_len + 4, err);
+	return r < 0 ? r : sys_write_memory(s->tid, s->frame, &frame, sizeof(frame), err);
 }
 
 int subject_open(struct subject *s, const struct gadgets *g, const struct proc_maps *maps,
@@ -379,7 +379,7 @@ int question_ask(struct question *q, size_t count, struct err *err)
 
 int question_read(const struct subject *s, size_t offset, void *buf, size_t len_bytes, struct err *err)
 {
-	return sys_vm_read(s->tid, s->out + offset, buf, len_bytes, err);
+	return sys_read_memory(s->tid, s->out + offset, buf, len_bytes, err);
 }
 
 int subject_close(struct subject *s, struct err *err)
@@ -394,7 +394,7 @@ int subject_close(struct subject *s, struct err *err)
 		r = ptrace_set_regs(s->tid, &s->back, err);
 	/* the frame was the way back until now */
 	if (r == 0)
-		r = sys_vm_write(s->tid, s->saved_at, s->saved, s->saved_len, err);
+		r = sys_write_memory(s->tid, s->saved_at, s->saved, s->saved_len, err);
 	if (r == 0 && s->stopped)
 		kill(s->tid, SIGSTOP);
 	return r;

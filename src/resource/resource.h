@@ -65,6 +65,8 @@ struct file_type {
 	size_t state_size;
 	bool (*claims)(const struct fd_view *v);        /* exactly one kind says yes */
 	int (*see)(const struct fd_view *v, void *state, struct err *err);
+	/* Optional.  After every file of the tree is seen, or loaded: are those that this one points at there? */
+	int (*resolve)(struct file *f, struct snapshot *s, struct err *err);
 	/* f has id, flags and fown; sets rec->type, rec->id and the kind's own message in it */
 	void (*save)(const struct file *f, FileEntry *rec);
 	/* fills state and f->flags, f->fown; f->id is set */

@@ -88,7 +88,7 @@ def duration_of(command, times=5, between=lambda: None):
 def helpers_gone(victim):
     """Whatever the tool started has ended with it."""
     def none():
-        return not strangers().keys() - set(tree_of(victim))
+        return not strangers().keys() - set(tree_of(victim.pid))
     wait_until(none, f"only the victim is left, not {strangers()}")
 
 

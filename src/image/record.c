@@ -7,8 +7,8 @@
 
 /* What a decoded message may cost: a base, and so many bytes for each byte on disk. */
 #define COST_BASE   (64u << 10)
-#define COST_FACTOR 128u
-#define COST_MAX    (1ull << 30)
+#define COST_FACTOR 64u
+#define COST_MAX    (256ull << 20)
 
 struct span { const uint8_t *at, *end; };
 

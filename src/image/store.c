@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "base/own.h"
+#include "image/checksums.h"
+#include "image/store_impl.h"
+
+static int open_dir(int at, const char *path, struct store **ret, struct err *err)
+{
+	own_fd fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return err_sys(err, "%s: open directory", path);
+	*ret = mem_new(sizeof(**ret));
+	(*ret)->dirfd = TAKE_FD(fd);
+	return 0;
+}
+
+static int open_checked(int at, const char *path, struct store **ret, struct err *err)
+{
+	own_store *store = NULL;
+	int r;
+
+	r = open_dir(at, path, &store, err);
+	if (r == 0)
+		r = checksums_verify(store, err);
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(store);
+	return 0;
+}
+
+int store_create_dir(const char *path, struct store **ret, struct err *err)
+{
+	if (mkdir(path, 0700) < 0 && errno != EEXIST)
+		return err_sys(err, "%s: make directory", path);
+	return open_dir(AT_FDCWD, path, ret, err);
+}
+
+int store_open_dir(const char *path, struct store **ret, struct err *err)
+{
+	return open_checked(AT_FDCWD, path, ret, err);
+}
+
+int store_open_parent(const struct store *store, struct store **ret, struct err *err)
+{
+	struct stat st;
+	int r;
+
+	if (fstatat(store->dirfd, "parent", &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT ? 0 : err_sys(err, "parent: stat");
+	r = open_checked(store->dirfd, "parent", ret, err);
+	return r < 0 ? r : 1;
+}
+
+int store_dirfd(const struct store *store)
+{
+	return store->dirfd;
+}
+
+void store_close(struct store *store)
+{
+	if (!store)
+		return;
+	own_fd_drop(&store->dirfd);
+	vec_free(&store->sums);
+	free(store);
+}
+
+int store_seal(struct store *store, struct err *err)
+{
+	return checksums_write(store, err);
+}
+
+int store_create_file(struct store *store, enum image_kind kind, uint64_t id, int *ret_fd, struct err *err)
+{
+	char name[IMAGE_NAME_MAX];
+	int fd;
+
+	image_file_name(kind, id, name);
+	fd = image_file_create(store->dirfd, name, err);
+	if (fd < 0)
+		return fd;
+	*ret_fd = fd;
+	return 0;
+}
+
+int store_open_file(const struct store *store, enum image_kind kind, uint64_t id, int *ret_fd, struct err *err)
+{
+	char name[IMAGE_NAME_MAX];
+	uint64_t len_bytes;
+
+	image_file_name(kind, id, name);
+	return image_file_open(store->dirfd, name, ret_fd, &len_bytes, err);
+}

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+# A thin front for Meson. `make demo` and `make test` do all set-up on a fresh Debian 12, as root.
+
+# One or two jobs: what is tested runs beside what tests it.
+JOBS ?= 2
+PYTHON := /usr/bin/python3
+INIT := build/tests/lib/init
+PYTEST := $(INIT) $(PYTHON) -m pytest
+MESON_TEST := meson test --print-errorlogs --num-processes $(JOBS)
+SOURCES = $(shell git ls-files 'src/*.[ch]' 'tests/*.[ch]')
+
+.PHONY: build asan demo test test-unit test-asan test-programs bench install format lint clean deps-build deps-test deps-lint
+
+build: deps-build build/build.ninja
+	@ninja -C build -j $(JOBS)
+
+build/build.ninja:
+	meson setup build
+
+# The same program with the address and undefined behaviour sanitizers: broken input is tried on it.
+asan: deps-build build-asan/build.ninja
+	@ninja -C build-asan -j $(JOBS)
+
+build-asan/build.ninja:
+	meson setup build-asan -Db_sanitize=address,undefined -Db_lundef=false
+
+demo: deps-test build
+	@$(INIT) $(PYTHON) scripts/demo
+
+test: test-unit test-asan test-programs
+
+test-unit: deps-test build
+	$(MESON_TEST) -C build
+
+test-asan: deps-test asan
+	$(MESON_TEST) -C build-asan
+
+test-programs: deps-test build asan
+	@scripts/peer.sh
+	$(PYTEST)
+
+bench: deps-test build
+	@scripts/peer.sh
+	@$(INIT) $(PYTHON) tests/bench/bench.py
+
+install: build
+	meson install -C build --no-rebuild
+
+format: deps-lint
+	clang-format -i $(SOURCES)
+
+lint: deps-lint build
+	clang-format --dry-run -Werror $(SOURCES)
+	clang-tidy -p build --quiet $(filter src/%.c,$(SOURCES))
+
+clean:
+	rm -rf build build-asan
+
+deps-build:
+	@scripts/deps.sh build
+
+deps-test:
+	@scripts/deps.sh build test
+
+deps-lint:
+	@scripts/deps.sh build lint

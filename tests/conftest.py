@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Fixtures of every test that runs programs. They run inside tests/lib/init: a pid namespace whose init reaps at once.
+
+    workdir   a directory on tmpfs, kept when the test fails
+    tool      what is tested (FERRY_TOOL: ferry, criu or a path)
+    peer      CRIU of Debian's sid
+    start     start(argv, ...) -> pid; the tree is ended after the test
+"""
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+
+import pytest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
+
+# pylint: disable=wrong-import-position
+import paths
+import program
+import tool as tools
+from waiting import read_or_empty
+
+RERUN_VARIABLES = ("FERRY_TOOL", "FERRY_BUILD", "FERRY_PEER", "FERRY_SEED", "FERRY_APP_CYCLES", "FERRY_KILLS")
+
+
+def pytest_configure(config):
+    if "tests/lib/init" not in read_or_empty("/proc/1/cmdline"):
+        again = shlex.join([paths.INIT, "/usr/bin/python3", "-m", "pytest", *config.invocation_params.args])
+        raise pytest.UsageError(f"these tests need a pid namespace of their own. Run: {again}")
+
+
+def base_of_work():
+    """/dev/shm, a tmpfs that outlives this namespace; /tmp where it is small, as in some containers."""
+    shm = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None
+    return "/dev/shm" if shm and shm.f_bavail * shm.f_frsize >= 1 << 30 else "/tmp"
+
+
+def mounts():
+    with open("/proc/self/mountinfo") as f:
+        return {line.split(None, 1)[1].strip() for line in f}
+
+
+def pytest_sessionstart(session):
+    session.ferry_mounts = mounts()
+    session.ferry_work = tempfile.mkdtemp(prefix="ferry-test.", dir=base_of_work())
+    os.chmod(session.ferry_work, 0o755)
+
+
+def pytest_sessionfinish(session):
+    if not hasattr(session, "ferry_work"):
+        return
+    leaks = [f"process {pid} ({comm})" for pid, comm in program.strangers().items()]
+    leaks += [f"mount {line}" for line in mounts() - session.ferry_mounts]
+    for leak in leaks:
+        print(f"\nLEFT BEHIND: {leak}")
+    if leaks:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    try:
+        os.rmdir(session.ferry_work)
+    except OSError:
+        print(f"\nkept: {session.ferry_work}")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if report.failed:
+        item.ferry_failed = True
+        variables = [f"{name}={shlex.quote(os.environ[name])}" for name in RERUN_VARIABLES if name in os.environ]
+        command = shlex.join([os.path.relpath(paths.INIT), "/usr/bin/python3", "-m", "pytest", item.nodeid])
+        report.sections.append(("run again", " ".join(variables + [command])))
+        if "workdir" in item.funcargs:
+            report.sections.append(("kept", str(item.funcargs["workdir"])))
+
+
+@pytest.fixture
+def workdir(request):
+    path = tempfile.mkdtemp(prefix=request.node.name.replace("/", "_")[:60] + ".", dir=request.session.ferry_work)
+    os.chmod(path, 0o755)
+    yield path
+    if not getattr(request.node, "ferry_failed", False):
+        shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def tool():
+    return tools.make_tool()
+
+
+@pytest.fixture(scope="session")
+def peer():
+    return tools.make_peer()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """After every test: what it started is ended; what runs on beside that is a leak."""
+    yield
+    left = program.strangers()
+    for pid in left:
+        program.kill(pid)
+    for pid in left:
+        program.wait_gone(pid)
+    assert not left, f"left behind: {left}"
+
+
+@pytest.fixture
+def start(nothing_left):  # pylint: disable=unused-argument,redefined-outer-name
+    pids = []
+
+    def start_one(argv, **kwargs):
+        pids.append(program.start(argv, **kwargs))
+        return pids[-1]
+    yield start_one
+    for pid in pids:
+        program.end_tree(pid)

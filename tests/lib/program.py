@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs under test: started detached (own session, orphaned to init, no stray descriptors), found, ended."""
+import os
+import signal
+import subprocess
+
+from paths import DETACH
+from waiting import wait_gone
+
+
+def start(argv, out="/dev/null", stdin="/dev/null", cwd=None, uid=None, env=None):
+    """Starts `argv` and returns its pid; 1 and 2 are added to the file `out`."""
+    command = [DETACH, "-i", str(stdin), "-o", str(out)]
+    if cwd is not None:
+        command += ["-d", str(cwd)]
+    if uid is not None:
+        command += ["-u", str(uid)]
+    done = subprocess.run(command + [str(a) for a in argv], capture_output=True, text=True, check=False, env=env)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip())
+    return int(done.stdout)
+
+
+def stat_of(pid):
+    """Fields of /proc/PID/stat from the third on (state, ppid, pgrp, session, ...), None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def all_pids():
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def tree_of(root):
+    """`root`, what descends from it, and what is in its session or group (children whose parent is gone)."""
+    stats = {pid: stat for pid in all_pids() if (stat := stat_of(pid))}
+    inside = {root} & stats.keys()
+    while True:
+        more = {pid for pid, stat in stats.items() if pid not in inside
+                and (int(stat[1]) in inside or root in (int(stat[2]), int(stat[3])))}
+        if not more:
+            return sorted(inside)
+        inside |= more
+
+
+def kill(pid, sig=signal.SIGKILL):
+    try:
+        os.kill(pid, sig)
+    except ProcessLookupError:
+        pass
+
+
+def end_tree(root):
+    """Kills the tree and waits until its pids are free."""
+    pids = tree_of(root)
+    for pid in pids:
+        kill(pid)
+    for pid in pids:
+        wait_gone(pid)
+
+
+def strangers():
+    """Processes in this namespace that are neither this one nor above it: {pid: command}."""
+    mine, pid = set(), os.getpid()
+    while pid > 0:
+        mine.add(pid)
+        pid = int(stat_of(pid)[1])
+    return {pid: comm_of(pid) for pid in all_pids() if pid not in mine and stat_of(pid)}
+
+
+def comm_of(pid):
+    try:
+        with open(f"/proc/{pid}/comm") as f:
+            return f.read().strip()
+    except OSError:
+        return "?"

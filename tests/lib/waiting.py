@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting for a condition to be true, never for time to pass."""
+import os
+import time
+
+
+# nanosleep, clock_nanosleep, pause, rt_sigsuspend, restart_syscall
+SLEEPS = {35, 230, 34, 130, 219}
+
+
+class TooLate(AssertionError):
+    pass
+
+
+def wait_until(condition, what, deadline_s=20):
+    """Polls `condition` until it returns something true, and returns that."""
+    end = time.monotonic() + deadline_s
+    pause = 0.0005
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise TooLate(f"after {deadline_s} s still not so: {what}")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.02)
+
+
+def gone(pid):
+    """Ended and reaped: its number is free."""
+    return not os.path.exists(f"/proc/{pid}")
+
+
+def wait_gone(pid, deadline_s=20):
+    wait_until(lambda: gone(pid), f"process {pid} is gone", deadline_s)
+
+
+def wait_asleep(pid, deadline_s=20):
+    """Until the program's main thread waits in a system call that no other thread or event is about to end."""
+    def asleep():
+        words = read_or_empty(f"/proc/{pid}/syscall").split()
+        return words and words[0].isdigit() and int(words[0]) in SLEEPS
+    wait_until(asleep, f"process {pid} sleeps", deadline_s)
+
+
+def read_or_empty(path):
+    try:
+        with open(path, errors="replace") as f:
+            return f.read()
+    except OSError:
+        return ""
+
+
+def wait_line(path, wanted, deadline_s=20):
+    """Until a whole line of the file `path` begins with `wanted`; returns that line."""
+    def look():
+        lines = read_or_empty(path).split("\n")[:-1]
+        return next((line for line in lines if line.startswith(wanted)), None)
+    return wait_until(look, f"{path} has a line {wanted!r}", deadline_s)

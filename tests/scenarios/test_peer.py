@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The peer restores what ferry dumps, ferry restores what the peer dumps, and crit decodes every image of ferry's."""
+import json
+import os
+
+import pytest
+
+import paths
+from board import Board
+from cycles import wait_sockets
+from images import crit_decode, images_in, pages_bytes
+from procstate import assert_same, see
+from program import tree_of
+from redis import Client, server_argv, wait_ready
+from waiting import wait_asleep, wait_gone, wait_until
+
+
+class Sleep:
+    def __init__(self, start, _workdir):
+        self.pid = start(["sleep", "1000"])
+        wait_asleep(self.pid)
+
+    def check(self):
+        wait_asleep(self.pid)
+
+
+class OnBoard:
+    """A program of this folder that shows its life on a board."""
+    name, slots = None, 0
+
+    def __init__(self, start, workdir):
+        self.pid = start([paths.program("scenarios", self.name)], cwd=workdir, out=f"{workdir}/out")
+        self.board = Board(workdir, self.slots, f"{workdir}/out")
+        self.check()
+
+    def check(self):
+        self.board.wait_growth()
+
+
+class Threads8(OnBoard):
+    name, slots = "threads8", 8
+
+    def check(self):
+        super().check()
+        self.interruptions = self.board.slot(9)
+
+
+class Tree(OnBoard):
+    name, slots = "tree", 4
+
+
+class UnixSockets(OnBoard):
+    name, slots = "unixsockets", 2
+
+
+class Redis:
+    def __init__(self, start, workdir):
+        self.address = f"{workdir}/redis.sock"
+        self.pid = start(server_argv(workdir))
+        wait_ready(self.address)
+        with Client(self.address) as client:
+            client.fill(4 << 20)
+            self.digest = client.digest()
+        self.settle()
+
+    def settle(self):
+        wait_sockets(self.pid, 1)
+
+    def check(self):
+        with Client(self.address) as client:
+            assert client.digest() == self.digest
+        self.settle()
+
+
+PYTHON = """
+import hashlib, os, threading, time
+data = os.urandom(1 << 20)
+digest = hashlib.sha256(data).digest()
+log = open("log", "ab", buffering=0)
+def tick():
+    while True:
+        assert hashlib.sha256(data).digest() == digest
+        log.write(b"tick\\n")
+        time.sleep(0.01)
+threading.Thread(target=tick).start()
+tick()
+"""
+
+
+class Python:
+    def __init__(self, start, workdir):
+        self.log, self.out = f"{workdir}/log", f"{workdir}/out"
+        self.pid = start(["/usr/bin/python3", "-c", PYTHON], cwd=workdir, out=self.out)
+        wait_until(lambda: os.path.exists(self.log), "python3 runs")
+        self.check()
+
+    def check(self):
+        size = os.path.getsize(self.log)
+        wait_until(lambda: os.path.getsize(self.log) > size + 50, "python3 goes on")
+        assert os.path.getsize(self.out) == 0
+
+
+PROGRAMS = [Sleep, Threads8, Tree, UnixSockets, Redis, Python]
+# What a program does by itself between the two looks, and where the peer is less exact.
+MOVES = ("/maps", "/pos", "SigPnd", "ShdPnd", "/Threads", "/fds", "/oom_score_adj")
+
+
+def cross(program, dumper, restorer, images):
+    before, pids = see(program.pid), tree_of(program.pid)
+    dumper.dump(program.pid, images)
+    for pid in pids:
+        wait_gone(pid)
+    assert restorer.restore(images) == program.pid
+    assert_same(before, see(program.pid), MOVES)
+    program.check()
+    if dumper.is_ferry:  # the peer ends sleeps with EINTR
+        assert getattr(program, "interruptions", 0) == 0
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_peer_restores_ours(tool, peer, start, workdir, kind):
+    cross(kind(start, workdir), tool, peer, f"{workdir}/images")
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_we_restore_the_peers(tool, peer, start, workdir, kind):
+    cross(kind(start, workdir), peer, tool, f"{workdir}/images")
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_crit_decodes_ours(tool, start, workdir, kind):
+    program = kind(start, workdir)
+    images = f"{workdir}/images"
+    tool.dump(program.pid, images, "-R")
+    program.check()
+    names = images_in(images)
+    assert {"inventory.img", "pstree.img", "files.img", "stats-dump"} <= set(names)
+    decoded = {name: json.loads(crit_decode(os.path.join(images, name))) for name in names}
+    stats = decoded["stats-dump"]["entries"][0]["dump"]
+    assert (stats["pages_written"] + stats.get("shpages_written", 0)) * 4096 == pages_bytes(images)

@@ -45,8 +45,8 @@
 	[IMAGE_##kind] = { #kind, file, magic, IMAGE_FRAMED, &message##__descriptor, true, __VA_ARGS__ }
 #define MANY(kind, file, magic, message, ...) \
 	[IMAGE_##kind] = { #kind, file, magic, IMAGE_FRAMED, &message##__descriptor, false, __VA_ARGS__ }
-#define SERVICE(kind, file, magic, message, one) \
-	[IMAGE_##kind] = { #kind, file, magic, IMAGE_FRAMED_SERVICE, &message##__descriptor, one, .apart = true }
+#define SERVICE(kind, text, file, magic, message, one) \
+	[IMAGE_##kind] = { text, file, magic, IMAGE_FRAMED_SERVICE, &message##__descriptor, one, .apart = true }
 #define RAW(kind, file, ...) [IMAGE_##kind] = { #kind, file, 0, IMAGE_FRAMED_RAW, __VA_ARGS__ }
 
 const struct image_type image_types[IMAGE_KIND_COUNT] = {
@@ -94,9 +94,9 @@ const struct image_type image_types[IMAGE_KIND_COUNT] = {
 	MANY(IPCNS_MSG, "ipcns-msg-*.img", 0x55453737, ipc_msg_entry),
 	MANY(IPCNS_SEM, "ipcns-sem-*.img", 0x59573019, ipc_sem_entry),
 
-	SERVICE(STATS_DUMP, "stats-dump", 0x57093306, stats_entry, true),
-	SERVICE(STATS_RESTORE, "stats-restore", 0x57093306, stats_entry, true),
-	SERVICE(IRMAP_CACHE, "irmap-cache", 0x57004059, irmap_cache_entry, false),
+	SERVICE(STATS_DUMP, "STATS", "stats-dump", 0x57093306, stats_entry, true),
+	SERVICE(STATS_RESTORE, "STATS", "stats-restore", 0x57093306, stats_entry, true),
+	SERVICE(IRMAP_CACHE, "IRMAP_CACHE", "irmap-cache", 0x57004059, irmap_cache_entry, false),
 
 	RAW(IFADDR, "ifaddr-*.img"),
 	RAW(ROUTE, "route-*.img"),

@@ -45,7 +45,7 @@ enum image_framing {
 #define IMAGE_NAME_MAX      64u
 
 struct image_type {
-	const char *name;       /* "CORE" */
+	const char *name;       /* "CORE", as in JSON; both kinds of stats are STATS */
 	const char *file;       /* "core-*.img"; the id stands for the star */
 	uint32_t magic;
 	enum image_framing framing;

@@ -19,8 +19,8 @@
 #define ROOM_BELOW              8192u           /* what must be free below the stack pointer */
 #define SLOT_BYTES              (16u * 1024)    /* frames in the main stack lie this far apart */
 #define XSAVE_SW_OFFSET         464u            /* the 48 bytes that belong to software */
-#define FP_XSTATE_MAGIC1        0x46505853u
-#define FP_XSTATE_MAGIC2        0x46505845u
+#define MAGIC_BEFORE            0x46505853u     /* FP_XSTATE_MAGIC1 */
+#define MAGIC_BEHIND            0x46505845u     /* FP_XSTATE_MAGIC2 */
 #define UC_FLAGS                7u              /* UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS */
 #define BAD_SS_FLAGS            0x1234u         /* invalid, so that sigreturn leaves the altstack alone */
 
@@ -105,7 +105,7 @@ static bool interrupted(const struct user_regs_struct *r)
 }
 
 /* restart_syscall hides which call it stands for: glibc's wrappers say it right before the syscall instruction. */
-static bool decode_restarted(pid_t tid, taddr insn, uint64_t *ret_nr)
+static bool decode_restarted(pid_t tid, taddr insn, unsigned long long *ret_nr)
 {
 	uint8_t code[7];
 	struct iovec here = { code, sizeof(code) }, there = { (void *)(uintptr_t)(insn - 5), sizeof(code) };
@@ -255,7 +255,7 @@ static void fill_frame(const struct subject *s, const struct user_regs_struct *r
 /* The XSAVE image as a frame wants it: the kernel's own notes replaced by the frame's. */
 static void mark_xsave(uint8_t *xsave, size_t len)
 {
-	uint32_t size = (uint32_t)len, full = size + 4, magic1 = FP_XSTATE_MAGIC1, magic2 = FP_XSTATE_MAGIC2;
+	uint32_t size = (uint32_t)len, full = size + 4, magic1 = MAGIC_BEFORE, magic2 = MAGIC_BEHIND;
 	uint64_t features;
 	uint8_t *sw = xsave + XSAVE_SW_OFFSET;
 

@@ -52,11 +52,19 @@ int vdso_find(const struct proc_maps *maps, struct vdso *ret_vdso, struct err *e
 	return 0;
 }
 
-static uint64_t vdso_span(const struct vdso *v)
+uint64_t vdso_span(const struct vdso *v)
 {
 	const struct vdso_part *last = &v->part[v->parts - 1];
 
 	return last->start + last->len_bytes - v->part[0].start;
+}
+
+uint64_t vdso_code_offset(const struct vdso *v)
+{
+	for (unsigned int i = 0; i < v->parts; i++)
+		if (v->part[i].code)
+			return v->part[i].start - v->part[0].start;
+	return 0;
 }
 
 int blob_find_place(const struct taddr_range *ranges, size_t count, unsigned int threads,
@@ -378,37 +386,33 @@ void vessel_unmap_all(struct vessel *v)
 	unmap(v, high[1], TASK_END);
 }
 
-static void move_part(struct vessel *v, taddr from, uint64_t len, taddr to)
+/* Lowest part first; the kernel itself keeps track of where the vdso is. */
+static void move_group(struct vessel *v, taddr to)
 {
-	script_call_value(&v->script, to, SYS_mremap, "move the vdso", from, len, len,
-			  MREMAP_MAYMOVE | MREMAP_FIXED, to);
+	taddr from = v->vdso.part[0].start;
+
+	for (unsigned int i = 0; i < v->vdso.parts; i++) {
+		struct vdso_part *p = &v->vdso.part[i];
+		taddr at = to + (p->start - from);
+
+		script_call_value(&v->script, at, SYS_mremap, "move the vdso", p->start, p->len_bytes, p->len_bytes,
+				  MREMAP_MAYMOVE | MREMAP_FIXED, at);
+		p->start = at;
+	}
 }
 
-int vessel_move_vdso(struct vessel *v, const struct vdso *to, struct err *err)
+int vessel_move_vdso(struct vessel *v, taddr to, uint64_t span_bytes, uint64_t code_offset, struct err *err)
 {
-	struct vdso *now = &v->vdso;
-	uint64_t span = vdso_span(now);
+	taddr from = v->vdso.part[0].start;
+	uint64_t span = vdso_span(&v->vdso);
 
-	if (now->parts != to->parts)
-		return err_set(err, EOPNOTSUPP, "the vdso had %u parts, this kernel's has %u", to->parts, now->parts);
-	for (unsigned int i = 0; i < now->parts; i++)
-		if (now->part[i].len_bytes != to->part[i].len_bytes || now->part[i].code != to->part[i].code)
-			return err_set(err, EOPNOTSUPP, "the vdso is laid out otherwise than this kernel's");
-	if (now->part[0].start == to->part[0].start)
+	if (span != span_bytes || vdso_code_offset(&v->vdso) != code_offset)
+		return err_set(err, EOPNOTSUPP, "the vdso was laid out otherwise than this kernel's");
+	if (from == to)
 		return 0;
-	if (to->part[0].start < now->part[0].start + span && now->part[0].start < to->part[0].start + span) {
-		taddr base = now->part[0].start;
-
-		for (unsigned int i = 0; i < now->parts; i++) {
-			taddr hop = v->blob.hop + (now->part[i].start - base);
-
-			move_part(v, now->part[i].start, now->part[i].len_bytes, hop);
-			now->part[i].start = hop;
-		}
-	}
-	for (unsigned int i = 0; i < now->parts; i++)
-		move_part(v, now->part[i].start, now->part[i].len_bytes, to->part[i].start);
-	*now = *to;
+	if (to < from + span && from < to + span)
+		move_group(v, v->blob.hop);
+	move_group(v, to);
 	return 0;
 }
 

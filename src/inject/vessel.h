@@ -80,7 +80,11 @@ int vessel_catch_thread(pid_t tid, struct err *err);
 
 /* Script steps. */
 void vessel_unmap_all(struct vessel *v);        /* but the blob and the vdso */
-int vessel_move_vdso(struct vessel *v, const struct vdso *to, struct err *err);
+/* The group's new first address; its span and where its code begins in it must be as they are.  EOPNOTSUPP: the
+ * program was dumped with another kernel's vdso. */
+int vessel_move_vdso(struct vessel *v, taddr to, uint64_t span_bytes, uint64_t code_offset, struct err *err);
+uint64_t vdso_span(const struct vdso *v);
+uint64_t vdso_code_offset(const struct vdso *v);
 
 /* One call by ptrace alone, no blob needed; ret_value is what the kernel returned. */
 int vessel_call(struct vessel *v, uint64_t nr, const uint64_t arg[6], int64_t *ret_value, struct err *err);

@@ -54,7 +54,7 @@ enum vmf_bit {
 	VMF_BIT_GD, VMF_BIT_PF, VMF_BIT_LO, VMF_BIT_IO, VMF_BIT_SR, VMF_BIT_RR, VMF_BIT_DC, VMF_BIT_DE,
 	VMF_BIT_AC, VMF_BIT_NR, VMF_BIT_HT, VMF_BIT_SF, VMF_BIT_AR, VMF_BIT_WF, VMF_BIT_DD, VMF_BIT_SD,
 	VMF_BIT_MM, VMF_BIT_HG, VMF_BIT_NH, VMF_BIT_MG, VMF_BIT_UM, VMF_BIT_UW, VMF_BIT_UI, VMF_BIT_SS,
-	VMF_BIT_SL, VMF_BIT_LF, VMF_BIT_DP, VMF_BIT_OTHER,
+	VMF_BIT_SL, VMF_BIT_LF, VMF_BIT_DP, VMF_BIT_GU, VMF_BIT_OTHER,
 };
 
 #define VMF(code) (1ull << VMF_BIT_##code)
@@ -91,6 +91,7 @@ enum vmf_bit {
 #define VMF_UI VMF(UI)  /* userfaultfd: minor faults */
 #define VMF_SS VMF(SS)  /* shadow stack */
 #define VMF_SL VMF(SL)  /* mseal */
-#define VMF_LF VMF(LF)  /* MAP_LOCKED on fault: mlock2(MLOCK_ONFAULT) */
+#define VMF_LF VMF(LF)  /* with "lo": mlock2(MLOCK_ONFAULT) */
 #define VMF_DP VMF(DP)  /* MAP_DROPPABLE */
+#define VMF_GU VMF(GU)  /* may hold guard pages (MADV_GUARD_INSTALL) */
 #define VMF_OTHER VMF(OTHER)

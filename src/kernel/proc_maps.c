@@ -128,7 +128,7 @@ static bool scan_vm_flags(struct scan *s, uint64_t *ret_flags)
 {
 	static const char codes[VMF_BIT_OTHER][3] = {
 		"rd", "wr", "ex", "sh", "mr", "mw", "me", "ms", "gd", "pf", "lo", "io", "sr", "rr", "dc", "de", "ac", "nr",
-		"ht", "sf", "ar", "wf", "dd", "sd", "mm", "hg", "nh", "mg", "um", "uw", "ui", "ss", "sl", "lf", "dp",
+		"ht", "sf", "ar", "wf", "dd", "sd", "mm", "hg", "nh", "mg", "um", "uw", "ui", "ss", "sl", "lf", "dp", "gu",
 	};
 	uint64_t flags = 0;
 

@@ -20,6 +20,7 @@
 #include "kernel/sock_diag.h"
 
 #define ALL_STATES UINT32_MAX
+#define NO_STATES 0u
 #define REPLY_BYTES 32768u
 
 static void drop_socket(struct mnl_socket **nl)
@@ -180,11 +181,11 @@ static int dump_table(struct mnl_socket *nl, const void *body, size_t len, mnl_c
 	return r < 0 ? -errno : 0;
 }
 
-static int dump_unix(struct mnl_socket *nl, struct sock_diag *diag)
+static int dump_unix(struct mnl_socket *nl, uint32_t states, struct sock_diag *diag)
 {
 	const struct unix_diag_req req = {
 		.sdiag_family = AF_UNIX,
-		.udiag_states = ALL_STATES,
+		.udiag_states = states,
 		.udiag_show = UDIAG_SHOW_NAME | UDIAG_SHOW_VFS | UDIAG_SHOW_PEER | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN |
 			      UDIAG_SHOW_UID,
 	};
@@ -192,22 +193,22 @@ static int dump_unix(struct mnl_socket *nl, struct sock_diag *diag)
 	return dump_table(nl, &req, sizeof(req), unix_message, diag);
 }
 
-static int dump_inet(struct mnl_socket *nl, uint8_t family, uint8_t proto, struct sock_diag *diag)
+static int dump_inet(struct mnl_socket *nl, uint8_t family, uint8_t proto, uint32_t states, struct sock_diag *diag)
 {
 	const struct inet_diag_req_v2 req = {
 		.sdiag_family = family,
 		.sdiag_protocol = proto,
 		.idiag_ext = 1 << (INET_DIAG_SHUTDOWN - 1),
-		.idiag_states = ALL_STATES,
+		.idiag_states = states,
 	};
 	struct inet_dump dump = { diag, proto };
 
 	return dump_table(nl, &req, sizeof(req), inet_message, &dump);
 }
 
-static int dump_family(struct mnl_socket *nl, uint8_t family, uint8_t proto, struct sock_diag *diag)
+static int dump_family(struct mnl_socket *nl, uint8_t family, uint8_t proto, uint32_t states, struct sock_diag *diag)
 {
-	return family == AF_UNIX ? dump_unix(nl, diag) : dump_inet(nl, family, proto, diag);
+	return family == AF_UNIX ? dump_unix(nl, states, diag) : dump_inet(nl, family, proto, states, diag);
 }
 
 /* The netlink socket stays in the namespace that it was opened in. */
@@ -262,7 +263,7 @@ int sock_diag_collect(int netns_fd, struct sock_diag *ret_diag, struct err *err)
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < ARRAY_LEN(tables); i++) {
-		r = dump_family(nl, tables[i].family, tables[i].proto, &diag);
+		r = dump_family(nl, tables[i].family, tables[i].proto, ALL_STATES, &diag);
 		if (r == -ENOENT) {
 			log_info("this kernel lists no %s sockets", tables[i].name);
 		} else if (r < 0) {
@@ -309,7 +310,7 @@ int sock_diag_try(uint8_t family, uint8_t proto, struct err *err)
 
 	if (r < 0)
 		return r;
-	r = dump_family(nl, family, proto, &diag);
+	r = dump_family(nl, family, proto, NO_STATES, &diag);
 	sock_diag_free(&diag);
 	return r < 0 ? err_set(err, -r, "list sockets of family %u: %s", family, strerror(-r)) : 0;
 }

@@ -31,7 +31,7 @@ struct sock_unix {
 	dev_t vfs_dev;
 	uint32_t vfs_ino;
 	uint32_t uid;
-	uint32_t rqueue, wqueue;        /* bytes to read, bytes sent and not read; listening: connections that wait, and the backlog */
+	uint32_t rqueue, wqueue;        /* bytes to read, bytes sent and not read; listening: waiting clients, backlog */
 	uint8_t name_len;               /* 0: not bound */
 	char name[108];                 /* any bytes; abstract: the first is NUL; a path: with its NUL, if there was room */
 	uint32_t *icons;                /* listening: the clients whose connections wait, first come first; 0: client gone */

@@ -88,14 +88,14 @@ static int vm_all(vm_call *call, pid_t pid, uint64_t taddr, void *buf, size_t le
 	return 0;
 }
 
-int sys_vm_read(pid_t pid, uint64_t taddr, void *buf, size_t len_bytes, struct err *err)
+int sys_read_memory(pid_t pid, uint64_t taddr, void *buf, size_t len_bytes, struct err *err)
 {
 	if (vm_all(process_vm_readv, pid, taddr, buf, len_bytes) < 0)
 		return err_sys(err, "read %zu bytes at %#lx of task %d", len_bytes, taddr, pid);
 	return 0;
 }
 
-int sys_vm_write(pid_t pid, uint64_t taddr, const void *buf, size_t len_bytes, struct err *err)
+int sys_write_memory(pid_t pid, uint64_t taddr, const void *buf, size_t len_bytes, struct err *err)
 {
 	if (vm_all(process_vm_writev, pid, taddr, (void *)buf, len_bytes) < 0)
 		return err_sys(err, "write %zu bytes at %#lx of task %d", len_bytes, taddr, pid);

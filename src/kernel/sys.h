@@ -71,5 +71,5 @@ int sys_kcmp(pid_t pid_a, pid_t pid_b, enum sys_kcmp what, uint64_t a, uint64_t 
 int sys_get_robust_list(pid_t tid, uint64_t *ret_head_taddr, size_t *ret_len, struct err *err);
 
 /* The whole range or an error; -EFAULT also where it is mapped but not readable (writable): that needs /proc/PID/mem. */
-int sys_vm_read(pid_t pid, uint64_t taddr, void *buf, size_t len_bytes, struct err *err);
-int sys_vm_write(pid_t pid, uint64_t taddr, const void *buf, size_t len_bytes, struct err *err);
+int sys_read_memory(pid_t pid, uint64_t taddr, void *buf, size_t len_bytes, struct err *err);
+int sys_write_memory(pid_t pid, uint64_t taddr, const void *buf, size_t len_bytes, struct err *err);

@@ -153,9 +153,11 @@ struct file_type;                       /* resource/resource.h */
 struct file {
 	uint32_t id;
 	const struct file_type *type;
-	void *state;                    /* type->state_size bytes, freed by type->drop */
+	void *state;                    /* type->state_size bytes; owned */
+	void (*drop)(void *state);      /* frees what state owns; NULL: nothing */
 	unsigned int flags;             /* O_*, access mode included, O_CLOEXEC not */
 	struct fown fown;
+	bool mapped;                    /* some mapping shows it: its size must not have changed */
 	/* dump: where it was first met, for errors and kcmp */
 	pid_t pid;
 	int fd;                         /* -1: not a descriptor (mapping, exe, cwd, root) */
@@ -183,6 +185,7 @@ struct ghost {
 	uint32_t uid, gid, mode;
 	uint64_t size_bytes;
 	struct timespec atime, mtime;
+	VEC(uint32_t) files;            /* ids of the descriptions that are open on it */
 	pid_t pid;                      /* dump: a task that has it open, */
 	int fd;                         /*       as this descriptor, */
 	taddr start, end;               /*       or mapped here (fd < 0) */

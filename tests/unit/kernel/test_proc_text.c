@@ -372,6 +372,44 @@ static void fdinfo_lines(void **state)
 	assert_false(fdinfo_next(&at, "tfd:", &line));
 }
 
+/* Whatever a byte is turned into, a parser says yes or EBADMSG and reads nothing outside. */
+static void any_byte_changed(void **state)
+{
+	static const char *const texts[] = {
+		"42 (cat)" STAT_TAIL, status_text, maps_text,
+		"1000-2000 r--p 0 0:0 0 [x]\nVmFlags: rd mr \n", "ID: 0\nsignal: 10/0f\nnotify: signal/pid.2634\nClockID: 1\n",
+		"pos:\t0\ntfd: 5 events: 19 data: ff pos:0 ino:3d sdev:d\n",
+	};
+	static const char bytes[] = { 0, '\n', ' ', ')', '-', ':', '9', 'f', (char)0xff };
+
+	(void)state;
+	for (size_t t = 0; t < ARRAY_LEN(texts); t++) {
+		for (size_t i = 0; i < strlen(texts[t]) * ARRAY_LEN(bytes); i++) {
+			size_t len = strlen(texts[t]);
+			own_free char *text = mem_str(texts[t]);
+			struct proc_maps maps = { .text = { .at = mem_dup(text, len + 1), .len = len, .cap = len + 1 } };
+			struct proc_timers timers = { 0 };
+			struct proc_status status = { 0 };
+			struct fdinfo_line line;
+			struct proc_stat st;
+			struct err err;
+			uint64_t v;
+
+			text[i / ARRAY_LEN(bytes)] = maps.text.at[i / ARRAY_LEN(bytes)] = bytes[i % ARRAY_LEN(bytes)];
+			parse_stat(text, len, &st);
+			proc_status_parse(text, len, &status, &err);
+			proc_status_free(&status);
+			proc_timers_parse(text, len, &timers, &err);
+			vec_free(&timers);
+			proc_maps_parse(&maps, &err);
+			proc_smaps_parse(text, len, &maps, &err);
+			proc_maps_free(&maps);
+			for (const char *at = text; fdinfo_next(&at, "tfd:", &line);)
+				fdinfo_line_u64(&line, "sdev", 16, &v, &err);
+		}
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -379,7 +417,7 @@ int main(void)
 		cmocka_unit_test(stat_nonsense), cmocka_unit_test(status_fields), cmocka_unit_test(status_nonsense),
 		cmocka_unit_test(maps_fields), cmocka_unit_test(maps_nonsense), cmocka_unit_test(smaps_flags_by_address),
 		cmocka_unit_test(timers_fields), cmocka_unit_test(limits_fields), cmocka_unit_test(fdinfo_keys),
-		cmocka_unit_test(fdinfo_lines),
+		cmocka_unit_test(fdinfo_lines), cmocka_unit_test(any_byte_changed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -76,13 +76,13 @@ static void memory_of_a_task(void **state)
 	(void)state;
 	assert_ptr_not_equal(there, MAP_FAILED);
 	memset(buf, 'x', sizeof(buf));
-	assert_int_equal(sys_vm_write(getpid(), (uint64_t)there, buf, sizeof(buf), &err), 0);
+	assert_int_equal(sys_write_memory(getpid(), (uint64_t)there, buf, sizeof(buf), &err), 0);
 	memset(buf, 0, sizeof(buf));
-	assert_int_equal(sys_vm_read(getpid(), (uint64_t)there, buf, sizeof(buf), &err), 0);
+	assert_int_equal(sys_read_memory(getpid(), (uint64_t)there, buf, sizeof(buf), &err), 0);
 	assert_true(buf[0] == 'x' && buf[8191] == 'x');
 	assert_int_equal(munmap(there + 4096, 4096), 0);
-	assert_int_equal(sys_vm_read(getpid(), (uint64_t)there, buf, sizeof(buf), &err), -EFAULT);
-	assert_int_equal(sys_vm_read(getpid(), (uint64_t)there, buf, 0, &err), 0);
+	assert_int_equal(sys_read_memory(getpid(), (uint64_t)there, buf, sizeof(buf), &err), -EFAULT);
+	assert_int_equal(sys_read_memory(getpid(), (uint64_t)there, buf, 0, &err), 0);
 	munmap(there, 4096);
 }
 

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+
+#include "model/snapshot.h"
+
+void thread_free(struct thread *t)
+{
+	free(t->xsave);
+	vec_free(&t->affinity);
+	vec_free(&t->creds.groups);
+	vec_free(&t->pending);
+}
+
+static void task_free(struct task *t)
+{
+	for (size_t i = 0; i < t->threads.len; i++)
+		thread_free(&t->threads.at[i]);
+	vec_free(&t->threads);
+	vec_free(&t->fds);
+	vec_free(&t->timers);
+	vec_free(&t->pending);
+	vec_free(&t->mm.vmas);
+	vec_free(&t->mm.auxv);
+}
+
+void snapshot_free(struct snapshot *s)
+{
+	for (size_t i = 0; i < s->tasks.len; i++)
+		task_free(&s->tasks.at[i]);
+	for (size_t i = 0; i < s->files.len; i++) {
+		if (s->files.at[i].drop)
+			s->files.at[i].drop(s->files.at[i].state);
+		free(s->files.at[i].state);
+	}
+	for (size_t i = 0; i < s->pipes.len; i++) {
+		free(s->pipes.at[i].data);
+		vec_free(&s->pipes.at[i].packets);
+	}
+	for (size_t i = 0; i < s->ghosts.len; i++)
+		vec_free(&s->ghosts.at[i].files);
+	vec_free(&s->tasks);
+	vec_free(&s->files);
+	vec_free(&s->shmems);
+	vec_free(&s->pipes);
+	vec_free(&s->ghosts);
+}
+
+struct task *snapshot_task(const struct snapshot *s, pid_t pid)
+{
+	for (size_t i = 0; i < s->tasks.len; i++)
+		if (s->tasks.at[i].pid == pid)
+			return &s->tasks.at[i];
+	return NULL;
+}
+
+/* Ids rise: they are given out in order on dump, and sorted when loaded. */
+struct file *snapshot_file(const struct snapshot *s, uint32_t id)
+{
+	size_t low = 0, high = s->files.len;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (s->files.at[mid].id < id)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low < s->files.len && s->files.at[low].id == id ? &s->files.at[low] : NULL;
+}
+
+struct pipe *snapshot_pipe(const struct snapshot *s, uint32_t id, bool fifo)
+{
+	for (size_t i = 0; i < s->pipes.len; i++)
+		if (s->pipes.at[i].id == id && s->pipes.at[i].fifo == fifo)
+			return &s->pipes.at[i];
+	return NULL;
+}
+
+struct ghost *snapshot_ghost(const struct snapshot *s, uint32_t id)
+{
+	for (size_t i = 0; i < s->ghosts.len; i++)
+		if (s->ghosts.at[i].id == id)
+			return &s->ghosts.at[i];
+	return NULL;
+}

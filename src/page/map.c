@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/own.h"
+#include "image/messages.h"
+#include "page/map.h"
+
+#define USER_END   0x800000000000ull
+#define CHAIN_MAX  4096u
+
+struct entry { taddr start; uint64_t pages; uint32_t flags; };
+
+static int decode(const PagemapEntry *rec, taddr from, struct entry *ret_entry, struct err *err)
+{
+	uint64_t pages = rec->has_nr_pages ? rec->nr_pages : rec->compat_nr_pages;
+	uint32_t flags = rec->has_flags ? rec->flags : PAGE_HERE;
+
+	if (rec->has_in_parent && rec->in_parent)
+		flags = PAGE_PARENT;
+	if (rec->vaddr % PAGE_BYTES || rec->vaddr < from || rec->vaddr > USER_END ||
+	    pages == 0 || pages > (USER_END - rec->vaddr) / PAGE_BYTES)
+		return err_set(err, EBADMSG, "pagemap entry of %llu pages at %#llx is out of place",
+			       (unsigned long long)pages, (unsigned long long)rec->vaddr);
+	if (!(flags & (PAGE_HERE | PAGE_PARENT)))
+		return err_set(err, EBADMSG, "pagemap entry at %#llx says of no place to be in (flags %#x)",
+			       (unsigned long long)rec->vaddr, flags);
+	*ret_entry = (struct entry){ rec->vaddr, pages, flags };
+	return 0;
+}
+
+static void add_piece(struct page_map *map, taddr start, uint64_t pages, uint32_t file, uint64_t offset)
+{
+	struct page_piece *last = map->pieces.len > 0 ? &map->pieces.at[map->pieces.len - 1] : NULL;
+
+	if (last && last->file == file && last->start + last->pages * PAGE_BYTES == start &&
+	    last->offset + last->pages * PAGE_BYTES == offset)
+		last->pages += pages;
+	else
+		vec_push(&map->pieces, ((struct page_piece){ start, pages, file, offset }));
+}
+
+/* The parent's files are taken over once, behind ours. */
+static uint32_t adopt_files(struct page_map *map, struct page_map *parent)
+{
+	uint32_t base = (uint32_t)map->files.len;
+
+	for (size_t i = 0; i < parent->files.len; i++) {
+		vec_push(&map->files, parent->files.at[i]);
+		parent->files.at[i].fd = -1;
+	}
+	return base;
+}
+
+/* What the parent has of start..start+pages; all of it or EBADMSG.  *at goes forward only. */
+static int add_from_parent(struct page_map *map, const struct page_map *parent, size_t *at, uint32_t base,
+			   const struct entry *e, struct err *err)
+{
+	taddr now = e->start, end = e->start + e->pages * PAGE_BYTES;
+
+	while (now < end) {
+		const struct page_piece *p;
+		uint64_t skip, take;
+
+		while (*at < parent->pieces.len &&
+		       parent->pieces.at[*at].start + parent->pieces.at[*at].pages * PAGE_BYTES <= now)
+			(*at)++;
+		p = *at < parent->pieces.len ? &parent->pieces.at[*at] : NULL;
+		if (!p || p->start > now)
+			return err_set(err, EBADMSG, "the page at %#llx is not in the parent directory",
+				       (unsigned long long)now);
+		skip = (now - p->start) / PAGE_BYTES;
+		take = p->pages - skip;
+		if (take > (end - now) / PAGE_BYTES)
+			take = (end - now) / PAGE_BYTES;
+		add_piece(map, now, take, base + p->file, p->offset + skip * PAGE_BYTES);
+		now += take * PAGE_BYTES;
+	}
+	return 0;
+}
+
+static int open_pages(const struct store *store, uint64_t id, struct page_map *map, struct err *err)
+{
+	struct stat st;
+	own_fd fd = -1;
+	int r = store_open_file(store, IMAGE_PAGES, id, &fd, err);
+
+	if (r < 0)
+		return r;
+	if (r == 0)
+		return err_set(err, ENOENT, "pages-%llu.img is missing", (unsigned long long)id);
+	if (fstat(fd, &st) < 0)
+		return err_sys(err, "stat pages-%llu.img", (unsigned long long)id);
+	vec_push(&map->files, ((struct page_file){
+		.fd = TAKE_FD(fd), .dev = st.st_dev, .ino = st.st_ino, .size_bytes = (uint64_t)st.st_size }));
+	return 0;
+}
+
+static int load(const struct store *store, enum image_kind kind, uint64_t id, unsigned int depth,
+		struct page_map *map, struct err *err);
+
+struct loading {
+	const struct store *store;
+	enum image_kind kind;
+	uint64_t id;
+	unsigned int depth;
+	uint64_t offset;                /* in our own pages file */
+	struct page_map parent;
+	bool parent_loaded;
+	size_t parent_at;
+	uint32_t parent_base;
+};
+
+static int need_parent(struct loading *l, struct page_map *map, struct err *err)
+{
+	own_store *up = NULL;
+	int r;
+
+	if (l->parent_loaded)
+		return 0;
+	r = store_open_parent(l->store, &up, err);
+	if (r < 0)
+		return r;
+	if (r == 0)
+		return err_set(err, EBADMSG, "pages are said to be in a parent directory, but there is none");
+	if (l->depth == CHAIN_MAX)
+		return err_set(err, ELOOP, "the chain of parent directories has over %u links", CHAIN_MAX);
+	r = load(up, l->kind, l->id, l->depth + 1, &l->parent, err);
+	if (r < 0)
+		return r;
+	l->parent_base = adopt_files(map, &l->parent);
+	l->parent_loaded = true;
+	return 0;
+}
+
+static int add_entry(struct loading *l, const struct entry *e, struct page_map *map, struct err *err)
+{
+	if (e->flags & PAGE_HERE) {
+		if (l->offset > map->files.at[0].size_bytes ||
+		    e->pages > (map->files.at[0].size_bytes - l->offset) / PAGE_BYTES)
+			return err_set(err, EBADMSG, "the pages file ends before the page at %#llx",
+				       (unsigned long long)e->start);
+		add_piece(map, e->start, e->pages, 0, l->offset);
+		l->offset += e->pages * PAGE_BYTES;
+		return 0;
+	}
+	int r = need_parent(l, map, err);
+
+	return r < 0 ? r : add_from_parent(map, &l->parent, &l->parent_at, l->parent_base, e, err);
+}
+
+static int load_entries(struct loading *l, struct image_reader *reader, struct page_map *map, struct err *err)
+{
+	taddr from = 0;
+	int r;
+
+	for (;;) {
+		own_message PagemapEntry *rec = NULL;
+		struct entry e;
+
+		r = IMAGE_GET(reader, pagemap_entry, &rec, err);
+		if (r <= 0)
+			return r;
+		r = decode(rec, from, &e, err);
+		if (r == 0)
+			r = add_entry(l, &e, map, err);
+		if (r < 0)
+			return r;
+		from = e.start + e.pages * PAGE_BYTES;
+	}
+}
+
+static int load(const struct store *store, enum image_kind kind, uint64_t id, unsigned int depth,
+		struct page_map *map, struct err *err)
+{
+	struct loading l = { .store = store, .kind = kind, .id = id, .depth = depth };
+	own_reader *reader = NULL;
+	own_message PagemapHead *head = NULL;
+	int r = image_open(store, kind, id, &reader, err);
+
+	if (r <= 0)
+		return r;
+	r = IMAGE_GET(reader, pagemap_head, &head, err);
+	if (r == 0)
+		return err_set(err, EBADMSG, "%s has no head", image_name_of(reader));
+	if (r > 0)
+		r = open_pages(store, head->pages_id, map, err);
+	if (r == 0)
+		r = load_entries(&l, reader, map, err);
+	page_map_free(&l.parent);
+	return r < 0 ? r : 1;
+}
+
+int page_map_load(const struct store *store, enum image_kind kind, uint64_t id, struct page_map *ret_map,
+		  struct err *err)
+{
+	struct page_map map = { 0 };
+	int r = load(store, kind, id, 0, &map, err);
+
+	if (r <= 0)
+		page_map_free(&map);
+	else
+		*ret_map = map;
+	return r;
+}
+
+void page_map_free(struct page_map *map)
+{
+	for (size_t i = 0; i < map->files.len; i++)
+		if (map->files.at[i].fd >= 0)
+			close(map->files.at[i].fd);
+	vec_free(&map->files);
+	vec_free(&map->pieces);
+}
+
+uint64_t page_map_pages(const struct page_map *map)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < map->pieces.len; i++)
+		n += map->pieces.at[i].pages;
+	return n;
+}

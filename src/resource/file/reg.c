@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * reg - what is opened by its path: regular files, directories, memory devices.
+ *
+ * Seen in:  the link of /proc/PID/fd/N (or map_files), stat, fdinfo pos.
+ * Made by:  open() of that path, lseek().  A file without a name is a ghost
+ *           (ghost.c): its contents come along, and it gets its old name for
+ *           as long as it takes to open it.
+ * Image:    file_entry.reg in files.img; mappings, exe, cwd and root name
+ *           entries of this kind too.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "base/own.h"
+#include "resource/ghost.h"
+#include "resource/resource.h"
+
+#define DELETED      " (deleted)"
+#define MEM_MAJOR    1u
+/* what only matters while a file is being opened; __O_TMPFILE without O_DIRECTORY, which is part of O_TMPFILE */
+#define OPENING      (O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY | (O_TMPFILE & ~O_DIRECTORY))
+
+struct reg {
+	char *path;
+	uint64_t pos;
+	uint64_t size_bytes;
+	uint32_t mode;
+	bool has_size, has_mode;
+};
+
+static bool is_memory_device(const struct stat *st)
+{
+	static const unsigned int minors[] = { 3 /* null */, 5 /* zero */, 7 /* full */, 8 /* random */, 9 /* urandom */ };
+
+	if (!S_ISCHR(st->st_mode) || major(st->st_rdev) != MEM_MAJOR)
+		return false;
+	for (size_t i = 0; i < ARRAY_LEN(minors); i++)
+		if (minor(st->st_rdev) == minors[i])
+			return true;
+	return false;
+}
+
+static bool reg_claims(const struct fd_view *v)
+{
+	static const char *const others[] = { "/memfd:", "/SYSV", "/anon_hugepage", "/[aio]", "/dev/zero (deleted)",
+					      "/dmabuf:" };
+
+	if (v->link[0] != '/')
+		return false;
+	for (size_t i = 0; i < ARRAY_LEN(others); i++)
+		if (strncmp(v->link, others[i], strlen(others[i])) == 0)
+			return false;
+	return S_ISREG(v->st.st_mode) || S_ISDIR(v->st.st_mode) || is_memory_device(&v->st);
+}
+
+static bool same_file(const char *path, const struct stat *st)
+{
+	struct stat at;
+
+	return lstat(path, &at) == 0 && at.st_dev == st->st_dev && at.st_ino == st->st_ino;
+}
+
+/* A file that its path does not lead to: without a name it is a ghost, else it can't be found again. */
+static int see_lost(const struct fd_view *v, char *path, struct err *err)
+{
+	size_t len = strlen(path), tail = strlen(DELETED);
+
+	if (v->st.st_nlink > 0 || !S_ISREG(v->st.st_mode))
+		return err_set(err, EOPNOTSUPP, "%s was removed or is hidden, and has another name (%lu links)", path,
+			       (unsigned long)v->st.st_nlink);
+	if (len > tail && strcmp(path + len - tail, DELETED) == 0)
+		path[len - tail] = '\0';
+	ghost_see(v);
+	return 0;
+}
+
+static int reg_see(const struct fd_view *v, void *state, struct err *err)
+{
+	own_free char *path = mem_str(v->link);
+	int r = 0;
+
+	if (!same_file(path, &v->st))
+		r = see_lost(v, path, err);
+	if (r < 0)
+		return r;
+	*(struct reg *)state = (struct reg){
+		.path = TAKE_PTR(path), .pos = v->pos,
+		.size_bytes = (uint64_t)v->st.st_size, .has_size = true, .mode = v->st.st_mode, .has_mode = true,
+	};
+	return 0;
+}
+
+static void reg_save(const struct file *f, FileEntry *rec)
+{
+	const struct reg *s = f->state;
+	RegFileEntry *e = mem_new(sizeof(*e));
+
+	reg_file_entry__init(e);
+	e->id = f->id;
+	e->flags = f->flags;
+	e->pos = s->pos;
+	e->fown = fown_save(&f->fown);
+	e->name = mem_str(s->path);
+	e->has_size = s->has_size;
+	e->size = s->size_bytes;
+	e->has_mode = s->has_mode;
+	e->mode = s->mode;
+	rec->reg = e;
+}
+
+static int reg_load(const FileEntry *rec, struct file *f, struct snapshot *snapshot, struct err *err)
+{
+	const RegFileEntry *e = rec->reg;
+
+	(void)snapshot;
+	if (!e)
+		return err_set(err, EBADMSG, "regular file record has no body");
+	if (e->name[0] != '/')
+		return err_set(err, EBADMSG, "'%.100s' is not an absolute path", e->name);
+	if (e->pos > INT64_MAX)
+		return err_set(err, EBADMSG, "%.100s: position %#llx", e->name, (unsigned long long)e->pos);
+	f->flags = e->flags;
+	*(struct reg *)f->state = (struct reg){
+		.path = mem_str(e->name), .pos = e->pos, .size_bytes = e->size, .has_size = e->has_size,
+		.mode = e->mode, .has_mode = e->has_mode,
+	};
+	return fown_load(e->fown, &f->fown, err);
+}
+
+/* The program maps or holds what was there: another kind of file, or a library of another size, is not that. */
+static int check(const struct file *f, const struct reg *s, int fd, struct err *err)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return err_sys(err, "stat %s", s->path);
+	if (s->has_mode && (st.st_mode & S_IFMT) != (s->mode & S_IFMT))
+		return err_set(err, EINVAL, "%s is another kind of file now (mode %o, was %o)", s->path, st.st_mode, s->mode);
+	if (f->mapped && s->has_size && S_ISREG(st.st_mode) && (uint64_t)st.st_size != s->size_bytes)
+		return err_set(err, EINVAL, "%s is mapped and has changed its size: %lld bytes, was %llu", s->path,
+			       (long long)st.st_size, (unsigned long long)s->size_bytes);
+	return 0;
+}
+
+static int reg_make(const struct file *f, struct maker *m, int *ret_fd, struct err *err)
+{
+	const struct reg *s = f->state;
+	const char *path = s->path;
+	int r = ghost_make(f->id, s->path, m, &path, err);
+
+	if (r < 0)
+		return r;
+	own_fd fd = open(path, (int)(f->flags & ~OPENING) | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(err, "open %s", path);
+	r = check(f, s, fd, err);
+	if (r < 0)
+		return r;
+	if (s->pos > 0 && !(f->flags & O_PATH) && lseek(fd, (off_t)s->pos, SEEK_SET) < 0)
+		return err_sys(err, "seek %s to %llu", path, (unsigned long long)s->pos);
+	*ret_fd = TAKE_FD(fd);
+	return 0;
+}
+
+static void reg_drop(void *state)
+{
+	free(((struct reg *)state)->path);
+}
+
+const struct file_type reg_type = {
+	.name = "files, directories, /dev/null and its kin",
+	.record = FD_TYPES__REG,
+	.state_size = sizeof(struct reg),
+	.claims = reg_claims,
+	.see = reg_see,
+	.save = reg_save,
+	.load = reg_load,
+	.make = reg_make,
+	.save_side = ghost_save,
+	.load_side = ghost_load,
+	.drop = reg_drop,
+};

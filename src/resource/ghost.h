@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * ghost.h - regular files that have no name any more.
+ *
+ * Their contents go into ghost-file images, and remap-fpath says which file
+ * ids are open on which ghost.  To be opened again a ghost is written to its
+ * old path (or beside it, where another file has that name now); when the
+ * tasks run, maker's owner unlinks what m->ghosts lists.
+ */
+#pragma once
+#include "resource/resource.h"
+
+/* Notes that v is open on a ghost; the same inode is one ghost. */
+void ghost_see(const struct fd_view *v);
+
+/* Where file `id`, once called `path`, is to be opened: *ret_path changes only for a ghost. */
+int ghost_make(uint32_t id, const char *path, struct maker *m, const char **ret_path, struct err *err);
+
+int ghost_save(const struct snapshot *s, struct store *store, struct err *err);
+int ghost_load(struct snapshot *s, struct store *store, struct err *err);

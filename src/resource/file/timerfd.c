@@ -25,7 +25,7 @@
 
 #define IOC_SET_TICKS _IOW('T', 0, uint64_t)
 #define NSEC 1000000000u
-#define SEC_MAX (INT64_MAX / NSEC / 2)  /* a clock that stands at less can be added */
+#define SEC_MAX (INT64_MAX / NSEC)      /* where the kernel's own times end */
 #define SETTIME_FLAGS (TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET)
 
 extern const struct file_type timerfd_type;

@@ -170,6 +170,8 @@ struct pipe {
 	uint32_t id;
 	uint32_t size_bytes;            /* F_GETPIPE_SZ; 0: not known */
 	bool fifo;
+	dev_t dev;                      /* dump: identity */
+	ino_t ino;
 	uint8_t *data;                  /* owned */
 	size_t len_bytes;
 	VEC(uint32_t) packets;          /* O_DIRECT: sizes of the packets in data; empty: a plain stream */

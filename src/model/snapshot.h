@@ -157,6 +157,7 @@ struct file {
 	void (*drop)(void *state);      /* frees what state owns; NULL: nothing */
 	unsigned int flags;             /* O_*, access mode included, O_CLOEXEC not */
 	struct fown fown;
+	bool used;                      /* restore: somebody has or maps it; others are not made */
 	bool mapped;                    /* some mapping shows it: its size must not have changed */
 	/* dump: where it was first met, for errors and kcmp */
 	pid_t pid;

@@ -146,7 +146,8 @@ extern const struct thread_kind *const thread_kinds[];
  * The core image of a thread: all kinds' save and load.  The leader's (tid ==
  * pid) carries the task kinds too.  A dead task has no threads: th is NULL.
  * core_load sets t->state, exit_code and stop_signal, and for the leader
- * everything that core.tc tells; th->tid and t->pid are the caller's.
+ * everything that core.tc tells; t->pid and the tid of every thread in
+ * t->threads are set before, by the caller.
  */
 CoreEntry *core_save(const struct task *t, const struct thread *th);
 int core_load(const CoreEntry *core, struct task *t, struct thread *th, bool leader, struct err *err);

@@ -65,7 +65,7 @@ static void guess(struct subject *s, struct thread *t)
 	int32_t word = 0;
 
 	t->altstack.flags = SS_DISABLE;
-	if (t->robust_head > 16 && sys_vm_read(s->tid, t->robust_head - 16, &word, sizeof(word), &ignored) >= 0 &&
+	if (t->robust_head > 16 && sys_read_memory(s->tid, t->robust_head - 16, &word, sizeof(word), &ignored) >= 0 &&
 	    word == s->tid)
 		t->clear_tid = t->robust_head - 16;
 	log_warn("thread %d can't be asked: taken to have no signal stack, and %#llx cleared at its end", s->tid,

@@ -48,15 +48,25 @@ struct fd_view {
 	const char *info;               /* text of fdinfo; "" for what is no descriptor */
 };
 
+/* A pipe or FIFO that make has made; both descriptors are the maker's own (-1: none). */
+struct made_pipe {
+	uint32_t id;
+	bool fifo;
+	int read_fd, write_fd;          /* a FIFO has its only one, for both, in read_fd */
+	bool read_taken, write_taken;   /* a file of the snapshot shares the description */
+};
+
 /* What `make` works with: one a restore. */
 struct maker {
 	const struct snapshot *snapshot;
 	struct store *store;            /* ghosts' contents */
 	int base_fd;                    /* descriptors of ferry's own are at or above this number; the tasks' are below */
 	VEC(int) fds;                   /* fds.at[i]: descriptor of snapshot->files.at[i]; -1: not made (yet) */
-	VEC(struct { uint32_t id; bool fifo; int read_fd, write_fd; }) pipes;
+	VEC(struct made_pipe) pipes;
 	VEC(struct { uint32_t id; char *path; }) ghosts;        /* made, to be unlinked at the end */
 };
+
+#define FILE_ID_ALSO 0x80000000u
 
 struct file_type {
 	const char *name;               /* "eventfd": for logs and the table of what is supported */
@@ -65,11 +75,14 @@ struct file_type {
 	size_t state_size;
 	bool (*claims)(const struct fd_view *v);        /* exactly one kind says yes */
 	int (*see)(const struct fd_view *v, void *state, struct err *err);
-	/* Optional.  After every file of the tree is seen, or loaded: are those that this one points at there? */
-	int (*resolve)(struct file *f, struct snapshot *s, struct err *err);
+	/* Optional.  After all files and descriptor tables are seen: what names other files (epoll's targets). */
+	int (*resolve)(struct file *f, const struct snapshot *s, struct err *err);
 	/* f has id, flags and fown; sets rec->type, rec->id and the kind's own message in it */
 	void (*save)(const struct file *f, FileEntry *rec);
-	/* fills state and f->flags, f->fown; f->id is set */
+	/* Optional: a second record that f's own names (a FIFO's REG); stands right before it in files.img.
+	 * Its id is f->id | FILE_ID_ALSO: no file of the snapshot has that one. */
+	void (*save_also)(const struct file *f, FileEntry *rec);
+	/* fills state and f->flags, f->fown; f->id is set.  On failure state owns nothing. */
 	int (*load)(const FileEntry *rec, struct file *f, struct snapshot *s, struct err *err);
 	/* the descriptor gets O_CLOEXEC, and flags and owner as far as only it can set them;
 	 * flags that F_SETFL knows (O_APPEND, O_NONBLOCK, O_ASYNC, O_DIRECT) and the owner are set by the caller */
@@ -109,6 +122,7 @@ int view_ask(struct subject *s, uint64_t nr, const uint64_t arg[6], int64_t *ret
 
 struct task_kind {
 	const char *name, *lost;
+	bool last;                      /* made when the thread kinds of all threads are */
 	int (*see)(const struct task_view *v, struct task *t, struct err *err);
 	void (*save)(const struct task *t, CoreEntry *core);    /* core->tc is there */
 	int (*load)(const CoreEntry *core, struct task *t, struct err *err);
@@ -127,3 +141,13 @@ struct thread_kind {
 
 extern const struct task_kind *const task_kinds[];      /* in the order of make; ends with NULL */
 extern const struct thread_kind *const thread_kinds[];
+
+/*
+ * The core image of a thread: all kinds' save and load.  The leader's (tid ==
+ * pid) carries the task kinds too.  A dead task has no threads: th is NULL.
+ * core_load sets t->state, exit_code and stop_signal, and for the leader
+ * everything that core.tc tells; t->pid and the tid of every thread in
+ * t->threads are set before, by the caller.
+ */
+CoreEntry *core_save(const struct task *t, const struct thread *th);
+int core_load(const CoreEntry *core, struct task *t, struct thread *th, bool leader, struct err *err);

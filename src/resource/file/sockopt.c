@@ -129,7 +129,7 @@ static void see_extra(int fd, int domain, int protocol, struct sock_opts *opts)
 			continue;
 		if (sock_opt_get(fd, extras[i].level, extras[i].name, &value) < 0 || value == extras[i].usual)
 			continue;
-		*vec_add(&opts->extra) = (__typeof__(*opts->extra.at)){ extras[i].level, extras[i].name, value };
+		vec_push(&opts->extra, ((struct sock_extra){ extras[i].level, extras[i].name, value }));
 	}
 }
 
@@ -237,7 +237,7 @@ static int load_extra(const SkExtraOpt *rec, struct sock_opts *opts, struct err 
 {
 	for (size_t i = 0; i < ARRAY_LEN(extras); i++)
 		if (rec->level == extras[i].level && rec->name == extras[i].name) {
-			*vec_add(&opts->extra) = (__typeof__(*opts->extra.at)){ extras[i].level, extras[i].name, rec->value };
+			vec_push(&opts->extra, ((struct sock_extra){ extras[i].level, extras[i].name, rec->value }));
 			return 0;
 		}
 	return err_set(err, EBADMSG, "socket option %u of level %u is none that is known", rec->name, rec->level);

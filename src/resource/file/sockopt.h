@@ -23,13 +23,15 @@
 #define SOCK_OPTS_NAMED 18      /* options that are one number and have a field of their own */
 #define SOCK_OPT_NONE   (-1)    /* this socket has no such option, or the record does not say */
 
+struct sock_extra { int level, name, value; };
+
 struct sock_opts {
 	int64_t value[SOCK_OPTS_NAMED];                 /* in the order of the table in sockopt.c; SOCK_OPT_NONE */
 	int64_t linger_s;                               /* SOCK_OPT_NONE: off */
 	struct timeval send_timeout, receive_timeout;   /* 0: none */
 	char device[IFNAMSIZ];                          /* "": any */
 	VEC(struct sock_filter) filter;                 /* classic BPF */
-	VEC(struct { int level, name, value; }) extra;
+	VEC(struct sock_extra) extra;
 };
 
 int sock_opts_see(int fd, struct sock_opts *ret_opts, struct err *err);

@@ -208,12 +208,18 @@ static const char *peer_fault(const struct unix_sock *u, const struct unix_sock 
 	return peer->peer == u->ino && peer != u && peer->state == UNIX_CONNECTED ? NULL : "which is not connected to it";
 }
 
-static int check_waiting(const struct unix_sock *u, const struct snapshot *s, int code, struct err *err)
+/* Seen, a client may not know yet whom it waits for. */
+static bool is_waiting(const struct unix_sock *client, const struct unix_sock *listener, bool seen)
 {
-	for (size_t i = 0; i < u->waiting.len; i++) {
-		const struct unix_sock *client = find(s, u->waiting.at[i]);
+	return client && (client->peer == listener->ino || (seen && unix_is_connection(client) && !client->peer));
+}
 
-		if (!client || client->peer != u->ino)
+static int check_waiting(const struct file *f, const struct snapshot *s, int code, struct err *err)
+{
+	const struct unix_sock *u = f->state;
+
+	for (size_t i = 0; i < u->waiting.len; i++) {
+		if (!is_waiting(find(s, u->waiting.at[i]), u, f->pid > 0))
 			return err_set(err, code, "unix socket %u waits to be accepted by %u, and no task of the tree has it",
 				       u->waiting.at[i], u->ino);
 		for (size_t k = 0; k < i; k++)
@@ -236,11 +242,11 @@ int unix_check(const struct file *f, const struct snapshot *s, struct err *err)
 		return err_set(err, code, "unix socket %u is connected to %u, %s", u->ino, u->peer, fault);
 	if (unix_is_connection(u) && !u->peer && u->shutdown != 3)
 		return err_set(err, code, "unix socket %u waits to be accepted by a socket that no task of the tree has", u->ino);
-	return check_waiting(u, s, code, err);
+	return check_waiting(f, s, code, err);
 }
 
 /* A client that nobody has accepted seems to have no peer: the listening socket knows of it. */
-static int unix_resolve(struct file *f, struct snapshot *s, struct err *err)
+static int unix_resolve(struct file *f, const struct snapshot *s, struct err *err)
 {
 	struct unix_sock *u = f->state;
 
@@ -250,12 +256,6 @@ static int unix_resolve(struct file *f, struct snapshot *s, struct err *err)
 		for (size_t k = 0; listener && k < listener->waiting.len; k++)
 			if (listener->waiting.at[k] == u->ino)
 				u->peer = listener->ino;
-	}
-	for (size_t i = 0; i < u->waiting.len; i++) {
-		struct unix_sock *client = find(s, u->waiting.at[i]);
-
-		if (client && !client->peer)
-			client->peer = u->ino;
 	}
 	return unix_check(f, s, err);
 }

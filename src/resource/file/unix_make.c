@@ -38,10 +38,13 @@ struct node {
 	bool settled;           /* bound, its clients connected, its datagrams sent */
 };
 
+/* A socket that has the name of one that has sent a packet and is gone. */
+struct sender { size_t packet; int fd; };
+
 struct net {
 	struct maker *m;
 	VEC(struct node) nodes;
-	VEC(struct { size_t packet; int fd; }) senders;         /* bound to names that nobody in the tree has */
+	VEC(struct sender) senders;
 	size_t room_bytes;              /* enough to send all that waits anywhere */
 	bool away;                      /* in the empty root */
 	bool listed;                    /* diag is filled */
@@ -270,7 +273,7 @@ static int new_sender(struct net *net, size_t packet, int *ret_fd)
 
 	if (r < 0)
 		return r;
-	*vec_add(&net->senders) = (__typeof__(*net->senders.at)){ packet, fd };
+	vec_push(&net->senders, ((struct sender){ packet, fd }));
 	*ret_fd = fd;
 	if (p->from_len == 0)
 		return 0;

@@ -37,11 +37,16 @@ static bool unix_claims(const struct fd_view *v)
 	return S_ISSOCK(v->st.st_mode) && sock_opt_get(v->fd, SOL_SOCKET, SO_DOMAIN, &domain) == 0 && domain == AF_UNIX;
 }
 
-static bool leads_to(const char *path, const struct stat *st)
+/*
+ * Does the path lead to the file that the socket is bound to?  A connection has but the name of the one that
+ * accepted it, and after a restore not its file: any socket there will do.
+ */
+static bool leads_to(const struct unix_sock *u, const char *path, const struct stat *st)
 {
 	struct stat at;
 
-	return lstat(path, &at) == 0 && at.st_dev == st->st_dev && at.st_ino == st->st_ino;
+	return lstat(path, &at) == 0 &&
+	       (unix_is_connection(u) ? S_ISSOCK(at.st_mode) : at.st_dev == st->st_dev && at.st_ino == st->st_ino);
 }
 
 static int read_link(const char *path, char buf[static PATH_MAX], struct err *err)
@@ -90,16 +95,15 @@ static int see_path(const struct fd_view *v, struct unix_sock *u, struct err *er
 	if (r < 0)
 		return r;
 	len = strlen(path);
-	if (!leads_to(path, &st) && len > tail && strcmp(path + len - tail, DELETED) == 0) {
-		u->deleted = true;
+	if (len > tail && strcmp(path + len - tail, DELETED) == 0)
 		path[len - tail] = '\0';
-	}
 	if (name[0] != '/')
 		r = see_dir(v, u, name, path, err);
 	if (r < 0)
 		return r;
 	whole = u->dir ? mem_fmt("%s/%s", u->dir, name) : mem_str(name);
-	if (!u->deleted && !leads_to(whole, &st))
+	u->deleted = !leads_to(u, whole, &st);
+	if (u->deleted && st.st_nlink > 0 && !unix_is_connection(u))
 		return err_set(err, EOPNOTSUPP, "unix socket is bound to %s, which is %s now", whole, path);
 	u->has_perms = true;
 	u->mode = st.st_mode;

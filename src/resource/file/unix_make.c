@@ -430,7 +430,7 @@ static int accept_node(struct net *net, struct node *n, int *ret_client)
 	if (r < 0 || (r = create(net, u->type, ret_client)) < 0 || (r = create(net, u->type, &fd)) < 0)
 		return r;
 	own_fd listener = fd;
-	if ((r = bind_name(net, listener, u->name, u->name_len)) < 0)
+	if ((r = bind_name(net, listener, u->name, u->name_len)) < 0 || (r = set_perms(net, u)) < 0)
 		return r;
 	if (listen(listener, INT_MAX) < 0)
 		return err_sys(net->err, "listen at %s", SHOW(u));

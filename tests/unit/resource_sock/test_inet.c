@@ -63,9 +63,9 @@ static void serves(int listener, int family)
 	int c = socket(family, SOCK_STREAM, 0), a;
 
 	assert_int_equal(connect(c, (struct sockaddr *)&p.at, p.len), 0);
+	nets_send(c, "served");
 	a = accept(listener, NULL, NULL);
 	assert_true(a >= 0);
-	nets_send(c, "served");
 	assert_int_equal(shutdown(c, SHUT_WR), 0);
 	assert_int_equal(poll(&(struct pollfd){ .fd = a, .events = POLLIN }, 1, 5000), 1);
 	nets_expect(a, "served", NULL);

@@ -14,6 +14,10 @@
 #include "kernel/proc_fdinfo.h"
 #include "kernel/sys.h"
 
+#ifndef F_GETOWNER_UIDS
+#define F_GETOWNER_UIDS 17
+#endif
+
 /* A file that is new to the snapshot: its kind is found and asked. */
 static int add_file(struct seeing *s, struct fd_view *v, struct file *f, uint32_t *ret_id, struct err *err)
 {

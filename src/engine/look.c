@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/log.h"
+#include "engine/see.h"
+
+static void look_at_task(pid_t pid, struct look *look)
+{
+	struct proc_ids children = { 0 };
+	struct proc_maps maps = { 0 };
+	struct err err;
+
+	if (proc_maps(pid, &maps, &err) < 0)
+		return;
+	if (proc_smaps_flags(pid, &maps, &err) < 0) {
+		proc_maps_free(&maps);
+		return;
+	}
+	vec_push(&look->tasks, ((struct look_task){ pid, maps }));
+	if (proc_children(pid, &children, &err) >= 0)
+		for (size_t i = 0; i < children.len; i++)
+			look_at_task(children.at[i], look);
+	vec_free(&children);
+}
+
+void look_at(pid_t root, struct look *ret_look)
+{
+	*ret_look = (struct look){ 0 };
+	look_at_task(root, ret_look);
+}
+
+void look_free(struct look *look)
+{
+	for (size_t i = 0; i < look->tasks.len; i++)
+		proc_maps_free(&look->tasks.at[i].maps);
+	vec_free(&look->tasks);
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * see.h - a frozen tree becomes a snapshot.
+ *
+ *	look_at()     before the freeze: VmFlags, which cost a walk over all page tables
+ *	see_tree()    after it: see_task() for each, which sees
+ *	                see_mm.c     mappings, the marks of the address space
+ *	                see_files.c  descriptors, mapped files, cwd, root
+ *	                the kinds    everything else (resource/)
+ *
+ * Nothing is changed in the tasks.  What is not handled yet is an error here
+ * that names the task, the descriptor or the mapping: EOPNOTSUPP.
+ */
+#pragma once
+#include "engine/freeze.h"
+#include "inject/question.h"
+#include "kernel/proc_map.h"
+#include "kernel/sock_diag.h"
+#include "model/snapshot.h"
+#include "resource/resource.h"
+
+/* What was read of the mappings while the tasks still ran. */
+struct look { VEC(struct look_task { pid_t pid; struct proc_maps maps; }) tasks; };
+
+/* As far as the tree can be seen: who comes or goes meanwhile is looked at after the freeze. */
+void look_at(pid_t root, struct look *ret_look);
+void look_free(struct look *look);
+
+/* What is known of a task beside the snapshot: raw, from /proc. */
+struct seen_task {
+	struct proc_stat stat;
+	struct proc_status status;
+	struct proc_maps maps;
+	VEC(struct subject) subjects;   /* as task->threads */
+};
+
+struct seeing {
+	struct snapshot *snapshot;
+	const struct frozen_tree *tree;
+	const struct look *look;
+	struct seen_task *tasks;        /* one for each in tree->tasks; owned */
+	struct sock_diag socks;
+	bool have_socks, shell_job;
+};
+
+int see_tree(struct seeing *s, struct err *err);
+void seeing_free(struct seeing *s);
+
+/* Parts of see_task, each in its file. */
+int see_mm(struct seeing *s, struct seen_task *seen, struct task *t, struct err *err);
+int see_files(struct seeing *s, size_t index, struct task *t, struct err *err);
+/* exe, cwd, root ("exe" ... of /proc/PID) and mappings: the id of a file by path. */
+int see_path_file(struct seeing *s, pid_t pid, const char *link, uint32_t *ret_id, struct err *err);
+int see_mapped_file(struct seeing *s, pid_t pid, const struct proc_map *m, unsigned int flags, uint32_t *ret_id,
+		    struct err *err);

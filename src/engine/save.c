@@ -174,6 +174,23 @@ static int save_task(const struct task *t, const struct snapshot *s, struct stor
 	return r;
 }
 
+static int put_file(struct image_writer *w, const struct file *f, bool also, struct err *err)
+{
+	FileEntry *e = mem_new(sizeof(*e));
+	int r;
+
+	file_entry__init(e);
+	e->type = (FdTypes)f->type->record;
+	e->id = f->id;
+	if (also)
+		f->type->save_also(f, e);
+	else
+		f->type->save(f, e);
+	r = image_put(w, &e->base, err);
+	file_entry__free_unpacked(e, NULL);
+	return r;
+}
+
 static int save_files(const struct snapshot *s, struct store *store, struct err *err)
 {
 	own_writer *w = NULL;
@@ -181,14 +198,11 @@ static int save_files(const struct snapshot *s, struct store *store, struct err 
 
 	for (size_t i = 0; r == 0 && i < s->files.len; i++) {
 		const struct file *f = &s->files.at[i];
-		FileEntry *e = mem_new(sizeof(*e));
 
-		file_entry__init(e);
-		e->type = (FdTypes)f->type->record;
-		e->id = f->id;
-		f->type->save(f, e);
-		r = image_put(w, &e->base, err);
-		file_entry__free_unpacked(e, NULL);
+		if (f->type->save_also)
+			r = put_file(w, f, true, err);
+		if (r == 0)
+			r = put_file(w, f, false, err);
 	}
 	if (r == 0)
 		r = image_finish(&w, err);

@@ -174,7 +174,8 @@ static int save_task(const struct task *t, const struct snapshot *s, struct stor
 	return r;
 }
 
-static int put_file(struct image_writer *w, const struct file *f, bool also, struct err *err)
+static int put_file(struct image_writer *w, const struct file *f, void (*save)(const struct file *, FileEntry *),
+		    struct err *err)
 {
 	FileEntry *e = mem_new(sizeof(*e));
 	int r;
@@ -182,10 +183,7 @@ static int put_file(struct image_writer *w, const struct file *f, bool also, str
 	file_entry__init(e);
 	e->type = (FdTypes)f->type->record;
 	e->id = f->id;
-	if (also)
-		f->type->save_also(f, e);
-	else
-		f->type->save(f, e);
+	save(f, e);
 	r = image_put(w, &e->base, err);
 	file_entry__free_unpacked(e, NULL);
 	return r;
@@ -200,9 +198,9 @@ static int save_files(const struct snapshot *s, struct store *store, struct err 
 		const struct file *f = &s->files.at[i];
 
 		if (f->type->save_also)
-			r = put_file(w, f, true, err);
+			r = put_file(w, f, f->type->save_also, err);
 		if (r == 0)
-			r = put_file(w, f, false, err);
+			r = put_file(w, f, f->type->save, err);
 	}
 	if (r == 0)
 		r = image_finish(&w, err);

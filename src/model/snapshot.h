@@ -126,6 +126,7 @@ struct task {
 	bool subreaper;
 	uint32_t stop_signal;           /* stopped: by which */
 	uint32_t membarrier;            /* registrations, MEMBARRIER_CMD_* bits */
+	uint64_t xcomp;                 /* vector state that had to be asked for (AMX), XSAVE component bits */
 	uint32_t files_id;              /* tasks with the same one share a descriptor table */
 	uint32_t cwd_file, root_file;   /* file ids */
 	VEC(struct fd_slot) fds;        /* rising */
@@ -157,6 +158,7 @@ struct file {
 	void (*drop)(void *state);      /* frees what state owns; NULL: nothing */
 	unsigned int flags;             /* O_*, access mode included, O_CLOEXEC not */
 	struct fown fown;
+	bool used;                      /* restore: somebody has or maps it; others are not made */
 	bool mapped;                    /* some mapping shows it: its size must not have changed */
 	/* dump: where it was first met, for errors and kcmp */
 	pid_t pid;

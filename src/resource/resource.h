@@ -122,6 +122,7 @@ int view_ask(struct subject *s, uint64_t nr, const uint64_t arg[6], int64_t *ret
 
 struct task_kind {
 	const char *name, *lost;
+	bool last;                      /* made when the thread kinds of all threads are */
 	int (*see)(const struct task_view *v, struct task *t, struct err *err);
 	void (*save)(const struct task *t, CoreEntry *core);    /* core->tc is there */
 	int (*load)(const CoreEntry *core, struct task *t, struct err *err);
@@ -140,3 +141,13 @@ struct thread_kind {
 
 extern const struct task_kind *const task_kinds[];      /* in the order of make; ends with NULL */
 extern const struct thread_kind *const thread_kinds[];
+
+/*
+ * The core image of a thread: all kinds' save and load.  The leader's (tid ==
+ * pid) carries the task kinds too.  A dead task has no threads: th is NULL.
+ * core_load sets t->state, exit_code and stop_signal, and for the leader
+ * everything that core.tc tells; t->pid and the tid of every thread in
+ * t->threads are set before, by the caller.
+ */
+CoreEntry *core_save(const struct task *t, const struct thread *th);
+int core_load(const CoreEntry *core, struct task *t, struct thread *th, bool leader, struct err *err);

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "engine/load.h"
+#include "image/messages.h"
+#include "resource/resource.h"
+
+#define IMG_VERSION_MAX 2u
+#define PID_MAX         0x400000u       /* the kernel's PID_MAX_LIMIT */
+#define THREADS_MAX     0x100000u
+
+static int load_inventory(struct store *store, InventoryEntry **ret_inventory, struct err *err)
+{
+	InventoryEntry *e;
+	int r = IMAGE_READ_ONE(store, IMAGE_INVENTORY, 0, inventory_entry, &e, err);
+
+	if (r < 0)
+		return r;
+	if (r == 0)
+		return err_set(err, ENOENT, "inventory.img is missing: this is no (whole) dump");
+	*ret_inventory = e;
+	if (e->img_version < 1 || e->img_version > IMG_VERSION_MAX)
+		return err_set(err, EOPNOTSUPP, "inventory: image version %u is not handled", e->img_version);
+	if (!e->has_fdinfo_per_id || !e->fdinfo_per_id)
+		return err_set(err, EOPNOTSUPP, "inventory: images older than CRIU 1.0 are not handled");
+	return 0;
+}
+
+static bool pid_is_used(const struct snapshot *s, uint32_t pid)
+{
+	for (size_t i = 0; i < s->tasks.len; i++)
+		for (size_t k = 0; k < s->tasks.at[i].threads.len; k++)
+			if (s->tasks.at[i].threads.at[k].tid == (pid_t)pid)
+				return true;
+	return false;
+}
+
+static bool pid_is_sane(uint32_t pid)
+{
+	return pid > 0 && pid <= PID_MAX;
+}
+
+static int load_pstree_entry(const PstreeEntry *e, struct snapshot *s, struct err *err)
+{
+	struct task *t;
+
+	if (!pid_is_sane(e->pid) || e->pgid > PID_MAX || e->sid > PID_MAX)
+		return err_set(err, EBADMSG, "pstree: pid %u, group %u, session %u", e->pid, e->pgid, e->sid);
+	if ((e->ppid == 0) != (s->tasks.len == 0) || (e->ppid != 0 && !snapshot_task(s, (pid_t)e->ppid)))
+		return err_set(err, EBADMSG, "pstree: task %u has the parent %u, which is no task before it", e->pid, e->ppid);
+	if (e->n_threads > THREADS_MAX || (e->n_threads > 0 && e->threads[0] != e->pid))
+		return err_set(err, EBADMSG, "pstree: task %u is not its own first thread", e->pid);
+	t = vec_add(&s->tasks);
+	t->pid = (pid_t)e->pid;
+	t->ppid = (pid_t)e->ppid;
+	t->pgid = (pid_t)e->pgid;
+	t->sid = (pid_t)e->sid;
+	for (size_t i = 0; i < e->n_threads || i == 0; i++) {
+		uint32_t tid = i < e->n_threads ? e->threads[i] : e->pid;
+
+		if (!pid_is_sane(tid) || pid_is_used(s, tid))
+			return err_set(err, EBADMSG, "pstree: thread %u is there twice or none", tid);
+		vec_add(&t->threads)->tid = (pid_t)tid;
+	}
+	return 0;
+}
+
+static int load_pstree(struct store *store, struct snapshot *s, struct err *err)
+{
+	own_reader *reader = NULL;
+	int r = image_open(store, IMAGE_PSTREE, 0, &reader, err);
+
+	if (r == 0)
+		return err_set(err, ENOENT, "pstree.img is missing");
+	while (r > 0) {
+		own_message PstreeEntry *e = NULL;
+
+		r = IMAGE_GET(reader, pstree_entry, &e, err);
+		if (r > 0 && load_pstree_entry(e, s, err) < 0)
+			return -err->code;
+	}
+	if (r == 0 && s->tasks.len == 0)
+		return err_set(err, EBADMSG, "pstree.img has no task");
+	return r;
+}
+
+static int load_core(struct store *store, struct task *t, struct thread *th, bool leader, struct err *err)
+{
+	own_message CoreEntry *core = NULL;
+	int r = IMAGE_READ_ONE(store, IMAGE_CORE, (uint64_t)th->tid, core_entry, &core, err);
+
+	LOG_SCOPE("thread %d", th->tid);
+	if (r == 0)
+		return err_set(err, ENOENT, "core-%d.img is missing", th->tid);
+	if (r < 0)
+		return r;
+	if (core->mtype != CORE_ENTRY__MARCH__X86_64)
+		return err_set(err, EOPNOTSUPP, "it ran on another processor architecture (%d)", core->mtype);
+	if (!leader)
+		return core_load(core, t, th, false, err);
+	if (!core->tc)
+		return err_set(err, EBADMSG, "the core of a leader has no task part");
+	switch (core->tc->task_state) {
+	case TASK_ALIVE:
+	case TASK_STOPPED:
+		t->state = (enum task_state)core->tc->task_state;
+		return core_load(core, t, th, true, err);
+	case TASK_DEAD:
+	case TASK_ZOMBIE:
+		t->state = TASK_ZOMBIE;
+		t->exit_code = (int)core->tc->exit_code & 0xffff;
+		snprintf(th->comm, sizeof(th->comm), "%s", core->tc->comm);
+		return 0;
+	default:
+		return err_set(err, EBADMSG, "task state %u", core->tc->task_state);
+	}
+}
+
+static int load_cores(struct store *store, struct task *t, struct err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < t->threads.len; i++)
+		r = load_core(store, t, &t->threads.at[i], i == 0, err);
+	if (r == 0 && t->state == TASK_ZOMBIE && t->threads.len > 1)
+		return err_set(err, EBADMSG, "a dead task has threads");
+	return r;
+}
+
+static int load_ids(struct store *store, const TaskKobjIdsEntry *own, struct task *t, struct err *err)
+{
+	own_message TaskKobjIdsEntry *e = NULL;
+	int r = IMAGE_READ_ONE(store, IMAGE_IDS, (uint64_t)t->pid, task_kobj_ids_entry, &e, err);
+
+	if (r == 0)
+		return err_set(err, ENOENT, "ids-%d.img is missing", t->pid);
+	if (r < 0)
+		return r;
+	t->files_id = e->files_id;
+	if (own && (e->pid_ns_id != own->pid_ns_id || e->net_ns_id != own->net_ns_id ||
+		    e->mnt_ns_id != own->mnt_ns_id || e->ipc_ns_id != own->ipc_ns_id ||
+		    e->uts_ns_id != own->uts_ns_id || e->user_ns_id != own->user_ns_id))
+		return err_set(err, EOPNOTSUPP, "it lived in namespaces of its own: not handled yet");
+	return 0;
+}
+
+static int load_fs(struct store *store, struct snapshot *s, struct task *t, struct err *err)
+{
+	own_message FsEntry *e = NULL;
+	struct file *f;
+	int r = IMAGE_READ_ONE(store, IMAGE_FS, (uint64_t)t->pid, fs_entry, &e, err);
+
+	if (r == 0)
+		return err_set(err, ENOENT, "fs-%d.img is missing", t->pid);
+	if (r < 0)
+		return r;
+	t->cwd_file = e->cwd_id;
+	t->root_file = e->root_id;
+	t->umask = e->umask & 0777;
+	r = load_need_file(s, t->cwd_file, "working directory", &f, err);
+	return r < 0 ? r : load_need_file(s, t->root_file, "root directory", &f, err);
+}
+
+static int load_task(struct store *store, struct snapshot *s, const TaskKobjIdsEntry *own, struct task *t,
+		     struct err *err)
+{
+	int r = load_cores(store, t, err);
+
+	if (r < 0 || t->state == TASK_ZOMBIE)
+		return r;
+	r = load_ids(store, own, t, err);
+	if (r == 0)
+		r = load_fdinfo(store, s, t, err);
+	if (r == 0)
+		r = load_fs(store, s, t, err);
+	return r < 0 ? r : load_mm(store, s, t, err);
+}
+
+static int check_tree(const struct snapshot *s, struct err *err)
+{
+	if (s->tasks.at[0].state == TASK_ZOMBIE)
+		return err_set(err, EBADMSG, "the root task is dead");
+	for (size_t i = 1; i < s->tasks.len; i++)
+		if (snapshot_task(s, s->tasks.at[i].ppid)->state == TASK_ZOMBIE)
+			return err_set(err, EBADMSG, "task %d is the child of a dead one", s->tasks.at[i].pid);
+	return 0;
+}
+
+int load_snapshot(struct store *store, struct snapshot *s, struct err *err)
+{
+	own_message InventoryEntry *inventory = NULL;
+	int r = load_inventory(store, &inventory, err);
+
+	if (r == 0)
+		r = load_pstree(store, s, err);
+	if (r == 0)
+		r = load_files(store, s, err);
+	for (size_t i = 0; r == 0 && i < s->tasks.len; i++) {
+		LOG_SCOPE("task %d", s->tasks.at[i].pid);
+		r = load_task(store, s, inventory->root_ids, &s->tasks.at[i], err);
+	}
+	return r < 0 ? r : check_tree(s, err);
+}

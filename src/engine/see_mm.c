@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include "base/log.h"
+#include "base/own.h"
 #include "engine/see.h"
 
 /* VmFlags that are an madvise(): bit n of vma.madvise is madvise(n). */

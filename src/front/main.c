@@ -15,7 +15,6 @@
 #include "front/command.h"
 #include "front/help.h"
 #include "front/report.h"
-#include "version.h"
 
 /* Without a command: help that was asked for, or the same as an error. */
 static int run_none(const struct options *options)
@@ -51,7 +50,9 @@ static int flush(struct err *err)
 
 static void hint(const struct options *options)
 {
-	fprintf(stderr, "Try: ferry%s%s --help\n", options->command ? " " : "", options->command ? options->command : "");
+	bool known = options->command_bit;
+
+	fprintf(stderr, "Try: ferry%s%s --help\n", known ? " " : "", known ? options->command : "");
 }
 
 int main(int argc, char **argv)

@@ -105,7 +105,7 @@ int option_apply(struct options *options, const struct setting *s, struct err *e
 	if (o->fate < OPTION_PASSED_OVER)
 		return store(options, s, err);
 	if (o->fate == OPTION_REFUSED && (o->commands & options->command_bit) && asks(s))
-		return err_set(err, EOPNOTSUPP, "%s: is not handled yet", o->help);
+		return err_set(err, EOPNOTSUPP, "asks for %s: not handled yet", o->help);
 	vec_push(&options->passed_over, o);
 	return 0;
 }

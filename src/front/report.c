@@ -55,7 +55,7 @@ int report_open(const struct options *options, int *ret_log_fd, struct err *err)
 
 void report_error(const struct options *options, int log_fd, const struct err *err)
 {
-	const char *command = options->command ? options->command : "", *colon = err->scope[0] ? ": " : "";
+	const char *command = options->command_bit ? options->command : "", *colon = err->scope[0] ? ": " : "";
 	const char *base = strrchr(err->file, '/') ? strrchr(err->file, '/') + 1 : err->file;
 
 	if (options->verbosity < LOG_ERROR)

@@ -60,12 +60,13 @@ static int finish_mappings(struct vessel *v, const struct task *t, struct err *e
 
 /* ---- descriptors ---- */
 
-static int close_between(struct vessel *v, unsigned int first, unsigned int last, struct err *err)
+/* Closes first..end-1. */
+static int close_range_of(struct vessel *v, unsigned int first, unsigned int end, struct err *err)
 {
-	int done = first <= last ? room(v, 1, 0, err) : 0;
+	int done = first < end ? room(v, 1, 0, err) : 0;
 
-	if (done == 0 && first <= last)
-		script_call(&v->script, OP_WANT_ZERO, SYS_close_range, first, last, 0);
+	if (done == 0 && first < end)
+		script_call(&v->script, OP_WANT_ZERO, SYS_close_range, first, end - 1, 0);
 	return done;
 }
 
@@ -85,10 +86,10 @@ static int place_fds(struct restoring *r, struct vessel *v, const struct task *t
 			script_call_value(&v->script, (uint64_t)slot->fd, SYS_dup3, "dup3", (uint64_t)from,
 					  (uint64_t)slot->fd, slot->cloexec ? O_CLOEXEC : 0);
 		if (done == 0)
-			done = close_between(v, next, (unsigned int)slot->fd - 1, err);
+			done = close_range_of(v, next, (unsigned int)slot->fd, err);
 		next = (unsigned int)slot->fd + 1;
 	}
-	return done < 0 ? done : close_between(v, next, ~0u, err);
+	return done < 0 ? done : close_range_of(v, next, ~0u, err);
 }
 
 static bool is_our_root(int fd)

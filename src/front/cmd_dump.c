@@ -9,8 +9,7 @@
 #include "front/progress_line.h"
 #include "front/report.h"
 #include "front/words.h"
-
-#define PAGE_BYTES 4096u
+#include "page/page.h"
 
 static void print_stats(const struct dump_result *d)
 {

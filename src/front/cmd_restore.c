@@ -17,8 +17,7 @@
 #include "front/progress_line.h"
 #include "front/report.h"
 #include "front/words.h"
-
-#define PAGE_BYTES 4096u
+#include "page/page.h"
 
 /* ---- before ---- */
 

@@ -6,10 +6,10 @@
 #include "base/clock.h"
 #include "front/progress_line.h"
 #include "front/words.h"
+#include "page/page.h"
 
 #define FIRST_US   1000000u
 #define AGAIN_US    100000u
-#define PAGE_BYTES    4096u
 
 static bool takes_text(void)
 {

@@ -38,6 +38,9 @@ void snapshot_free(struct snapshot *s)
 	}
 	for (size_t i = 0; i < s->ghosts.len; i++)
 		vec_free(&s->ghosts.at[i].files);
+	for (size_t i = 0; i < s->packets.len; i++)
+		free(s->packets.at[i].bytes);
+	vec_free(&s->packets);
 	vec_free(&s->tasks);
 	vec_free(&s->files);
 	vec_free(&s->shmems);

@@ -193,12 +193,22 @@ struct ghost {
 	taddr start, end;               /*       or mapped here (fd < 0) */
 };
 
+/* What waits in a socket to be received: a message, or a piece of a stream. */
+struct packet {
+	uint32_t file;                  /* id of the file that will receive it */
+	uint8_t *bytes;                 /* owned */
+	size_t len_bytes;
+	uint8_t from_len;               /* name of the unix socket that sent it; 0: it has none, or nobody knows */
+	char from[108];
+};
+
 struct snapshot {
 	VEC(struct task) tasks;         /* parents before children; the root first */
 	VEC(struct file) files;         /* rising id */
 	VEC(struct shmem) shmems;
 	VEC(struct pipe) pipes;
 	VEC(struct ghost) ghosts;
+	VEC(struct packet) packets;     /* of one file: in the order in which they came */
 };
 
 void snapshot_free(struct snapshot *s);

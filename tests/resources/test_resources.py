@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A resource program a kind of kernel state, each in every row of the matrix.
+
+A program sets its state up, says "ready" in its status file, and answers each SIGUSR1 with "ok N", or with
+"FAIL N: what was wanted, what was found" lines and "bad N" (res.h).
+"""
+import os
+import signal
+
+import pytest
+
+import paths
+import program
+from waiting import gone, read_or_empty, wait_gone, wait_until
+
+# program and its arguments -> options that dump and restore are given
+CASES = {
+    "mem_private": [],
+    "mem_private all": [],
+    "mem_shared": [],
+    "cow": [],
+    "cow all": [],
+}
+
+# what CRIU 4.2.1 itself can't do
+CRIU_FAILS = {
+    "mem_private all": "MLOCK_ONFAULT comes back as mlock: its holes are filled",
+    "cow all": "a page that the parent in the middle changed is two copies in its parent and its child",
+}
+
+
+class Life:
+    """One program under test and its images."""
+
+    def __init__(self, case, workdir, tool, start):
+        name, *args = case.split()
+        self.workdir, self.tool, self.options = workdir, tool, CASES[case]
+        self.status = os.path.join(workdir, "status")
+        self.pid = start([paths.program("resources", name), self.status, *args])
+        self.wait_for("ready")
+
+    def wait_for(self, word):
+        """Until the program has said `word` at the end of a line of its own, with no complaint before it."""
+        def said():
+            text = read_or_empty(self.status)
+            assert not gone(self.pid), f"the program has ended; it said: {text!r}"
+            assert "set-up" not in text, text
+            return text if text.endswith("\n") and text.split("\n")[-2].endswith(word) else None
+        text = wait_until(said, f"{self.status} ends with '{word}'", deadline_s=30)
+        assert "FAIL" not in text and "bad" not in text, text
+
+    def ask(self, round_):
+        """One round of checks: everything has to be as before."""
+        with open(self.status, "w"):
+            pass
+        os.kill(self.pid, signal.SIGUSR1)
+        self.wait_for(f" {round_}")
+
+    def dump(self, name, *options):
+        self.tool.dump(self.pid, os.path.join(self.workdir, name), *self.options, *options)
+        if "-R" not in options:
+            wait_gone(self.pid)
+
+    def restore(self, name):
+        assert self.tool.restore(os.path.join(self.workdir, name), *self.options) == self.pid
+
+
+def alone(life):
+    """No dump at all: the program agrees with itself."""
+    life.ask(1)
+    life.ask(2)
+
+
+def dump_restore(life):
+    life.dump("1")
+    life.restore("1")
+    life.ask(1)
+
+
+def leave_running(life):
+    life.dump("1", "-R")
+    life.ask(1)
+    program.end_tree(life.pid)
+    life.restore("1")
+    life.ask(1)
+
+
+def dump_of_restored(life):
+    dump_restore(life)
+    life.dump("2")
+    life.restore("2")
+    life.ask(2)
+
+
+@pytest.mark.parametrize("row", [alone, dump_restore, leave_running, dump_of_restored], ids=lambda row: row.__name__)
+@pytest.mark.parametrize("case", CASES)
+def test_survives(request, workdir, tool, start, case, row):
+    if case in CRIU_FAILS and not tool.is_ferry and row is not alone:
+        request.applymarker(pytest.mark.xfail(reason=CRIU_FAILS[case]))
+    row(Life(case, workdir, tool, start))

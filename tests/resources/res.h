@@ -223,3 +223,22 @@ RES_UNUSED static void res_same_text(struct res *r, const char *what, const char
 	}
 	WANT(r, *a == *b, "%s: wanted '%.*s', found '%.*s'", what, (int)strcspn(was, "\n"), was, (int)strcspn(is, "\n"), is);
 }
+
+/* Until thread `tid` of this task sleeps in system call `nr` (or its continuation, restart_syscall); false after 10 s. */
+RES_UNUSED static bool res_sleeps_in(pid_t tid, long nr)
+{
+	char path[64], text[128];
+	struct timespec pause = { 0, 1000000 };
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", tid);
+	for (int i = 0; i < 10000; i++) {
+		if (res_read(path, text, sizeof(text)) > 0 && text[0] >= '0' && text[0] <= '9') {
+			long now = strtol(text, NULL, 10);
+
+			if (now == nr || now == SYS_restart_syscall)
+				return true;
+		}
+		nanosleep(&pause, NULL);
+	}
+	return false;
+}

@@ -21,6 +21,8 @@ CASES = {
     "mem_shared": [],
     "cow": [],
     "cow all": [],
+    "regs": [],
+    "thread_areas": [],
 }
 
 # what CRIU 4.2.1 itself can't do

@@ -24,6 +24,7 @@ CASES = {
     "regs": [],
     "thread_areas": [],
     "signals": [],
+    "timers": [],
 }
 
 # what CRIU 4.2.1 itself can't do

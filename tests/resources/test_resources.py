@@ -25,12 +25,17 @@ CASES = {
     "thread_areas": [],
     "signals": [],
     "timers": [],
+    "syscalls": [],
+    "syscalls timed": [],
+    "syscalls eintr": [],
 }
 
 # what CRIU 4.2.1 itself can't do
 CRIU_FAILS = {
     "mem_private all": "MLOCK_ONFAULT comes back as mlock: its holes are filled",
     "cow all": "a page that the parent in the middle changed is two copies in its parent and its child",
+    "syscalls timed": "a call with a restart block returns EINTR",
+    "syscalls eintr": "what the kernel ends with EINTR at a ptrace stop stays so",
 }
 
 

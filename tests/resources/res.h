@@ -152,7 +152,7 @@ static void res_serve(struct res *r, res_check_fn check, void *arg)
 		r->round = si.si_value.sival_int;
 		r->failures = 0;
 		check(r, arg);
-		sigqueue(si.si_pid, RES_ANSWER, (union sigval){ .sival_int = r->failures });
+		MUST(r, sigqueue(si.si_pid, RES_ANSWER, (union sigval){ .sival_int = r->failures }) == 0);
 	}
 }
 

@@ -28,6 +28,17 @@ CASES = {
     "syscalls": [],
     "syscalls timed": [],
     "syscalls eintr": [],
+    "attrs": [],
+    "attrs idle": [],
+    "attrs fifo": [],
+    "attrs caps": [],
+    "attrs slack": [],
+    "attrs pinned": [],
+    "attrs user": [],
+    "attrs jail": [],
+    "attrs bound": [],
+    "attrs odd": [],
+    "attrs user jail bound odd idle fifo caps": [],
 }
 
 # what CRIU 4.2.1 itself can't do
@@ -36,6 +47,12 @@ CRIU_FAILS = {
     "cow all": "a page that the parent in the middle changed is two copies in its parent and its child",
     "syscalls timed": "a call with a restart block returns EINTR",
     "syscalls eintr": "what the kernel ends with EINTR at a ptrace stop stays so",
+    "attrs slack": "no timer slack in its images",
+    "attrs pinned": "no CPU affinity in its images",
+    "attrs odd": "the personality is in the image and not restored",
+    "attrs user": "without CAP_SYS_RESOURCE it can't ask for the limits of another user's task",
+    "attrs bound": "as attrs user",
+    "attrs user jail bound odd idle fifo caps": "as attrs user",
 }
 
 

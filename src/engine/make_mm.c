@@ -137,15 +137,40 @@ static void map(struct restoring *r, struct vessel *v, const struct vma *m)
 				       m->end - m->start, advice);
 }
 
+/*
+ * The marks of /proc/PID/stat, brk, arguments, environment, exe.  The kernel does not let go of an exe that
+ * is still mapped (EBUSY): so this comes when the old one is unmapped, and a child keeps its parent's.
+ */
+static void set_marks(const struct restoring *r, struct vessel *v, const struct mm *mm, const struct task *parent)
+{
+	bool keep_exe = parent && parent->mm.exe_file == mm->exe_file;
+	const struct prctl_mm_map marks = {
+		.start_code = mm->start_code, .end_code = mm->end_code,
+		.start_data = mm->start_data, .end_data = mm->end_data,
+		.start_brk = mm->start_brk, .brk = mm->brk, .start_stack = mm->start_stack,
+		.arg_start = mm->arg_start, .arg_end = mm->arg_end,
+		.env_start = mm->env_start, .env_end = mm->env_end,
+		.auxv = (void *)(uintptr_t)script_data(&v->script, mm->auxv.at, mm->auxv.len * sizeof(uint64_t)),
+		.auxv_size = (uint32_t)(mm->auxv.len * sizeof(uint64_t)),
+		.exe_fd = keep_exe ? (uint32_t)-1 : (uint32_t)made_fd(r, mm->exe_file),
+	};
+	taddr at = script_data(&v->script, &marks, sizeof(marks));
+
+	script_call_as(&v->script, OP_WANT_ZERO, SYS_prctl, "prctl(PR_SET_MM_MAP)", PR_SET_MM, PR_SET_MM_MAP, at,
+		       sizeof(marks), 0);
+}
+
 static int map_all(struct restoring *r, struct vessel *v, const struct task *t, const struct task *parent,
 		   struct err *err)
 {
 	int done = unmap_rest(v, t, parent, err);
 
 	if (done == 0)
-		done = room(v, 2 * VDSO_PARTS_MAX, 0, err);
-	if (done == 0)
+		done = vessel_run(v, err);
+	if (done == 0) {
+		set_marks(r, v, &t->mm, parent);
 		done = move_vdso(v, t, err);
+	}
 	for (size_t i = 0; done == 0 && i < t->mm.vmas.len; i++) {
 		const struct vma *m = &t->mm.vmas.at[i];
 
@@ -366,25 +391,6 @@ static int fill_child(struct restoring *r, size_t index, const struct task *pare
 	return done;
 }
 
-/* The marks of /proc/PID/stat, brk, arguments, environment, exe. */
-static void set_marks(const struct restoring *r, struct vessel *v, const struct mm *mm)
-{
-	const struct prctl_mm_map marks = {
-		.start_code = mm->start_code, .end_code = mm->end_code,
-		.start_data = mm->start_data, .end_data = mm->end_data,
-		.start_brk = mm->start_brk, .brk = mm->brk, .start_stack = mm->start_stack,
-		.arg_start = mm->arg_start, .arg_end = mm->arg_end,
-		.env_start = mm->env_start, .env_end = mm->env_end,
-		.auxv = (void *)(uintptr_t)script_data(&v->script, mm->auxv.at, mm->auxv.len * sizeof(uint64_t)),
-		.auxv_size = (uint32_t)(mm->auxv.len * sizeof(uint64_t)),
-		.exe_fd = (uint32_t)made_fd(r, mm->exe_file),
-	};
-	taddr at = script_data(&v->script, &marks, sizeof(marks));
-
-	script_call_as(&v->script, OP_WANT_ZERO, SYS_prctl, "prctl(PR_SET_MM_MAP)", PR_SET_MM, PR_SET_MM_MAP, at,
-		       sizeof(marks), 0);
-}
-
 int make_mm(struct restoring *r, size_t index, const struct task *parent, struct err *err)
 {
 	const struct task *t = &r->snapshot.tasks.at[index];
@@ -396,10 +402,7 @@ int make_mm(struct restoring *r, size_t index, const struct task *parent, struct
 		done = cut_to_vmas(t, &m->pages, err);
 	if (done == 0)
 		done = map_all(r, &m->vessel, t, parent, err);
-	if (done == 0)
-		done = parent ? fill_child(r, index, parent, err) : fill(r, &m->vessel, &m->pages, err);
 	if (done < 0)
 		return done;
-	set_marks(r, &m->vessel, &t->mm);
-	return vessel_run(&m->vessel, err);
+	return parent ? fill_child(r, index, parent, err) : fill(r, &m->vessel, &m->pages, err);
 }

@@ -52,10 +52,23 @@ static int lift(struct restoring *r, int *fd, struct err *err)
 	return 0;
 }
 
+static int set_flags(const struct file *f, int fd, unsigned int flags, struct err *err)
+{
+	int now, wanted;
+
+	if (f->flags & O_PATH)
+		return 0;
+	now = fcntl(fd, F_GETFL);
+	wanted = (int)((unsigned int)now & ~SETFL_FLAGS) | (int)flags;
+	if (now != wanted && fcntl(fd, F_SETFL, wanted) < 0)
+		return err_sys(err, "set flags %#o", wanted);
+	return 0;
+}
+
 static int make_file(struct restoring *r, size_t index, struct err *err)
 {
 	const struct file *f = &r->snapshot.files.at[index];
-	int *slot = &r->maker.fds.at[index], fd = -1, now, wanted, done;
+	int *slot = &r->maker.fds.at[index], fd = -1, done;
 
 	LOG_SCOPE("file %u (%s)", f->id, f->type->name);
 	if (!f->used || *slot >= 0)     /* or made together with another one */
@@ -67,13 +80,7 @@ static int make_file(struct restoring *r, size_t index, struct err *err)
 		return 0;               /* it comes with attach */
 	*slot = fd;
 	done = lift(r, slot, err);
-	if (done < 0 || f->flags & O_PATH)
-		return done;
-	now = fcntl(*slot, F_GETFL);
-	wanted = (int)((unsigned int)now & ~SETFL_FLAGS) | (int)(f->flags & SETFL_FLAGS);
-	if (now != wanted && fcntl(*slot, F_SETFL, wanted) < 0)
-		return err_sys(err, "set flags %#o", wanted);
-	return 0;
+	return done < 0 ? done : set_flags(f, *slot, f->flags & SETFL_FLAGS & ~O_ASYNC, err);
 }
 
 /* The kernel has no call for such an object alone: it is mapped, and its file opened through map_files. */
@@ -169,6 +176,30 @@ static int set_owner(const struct file *f, int fd, struct err *err)
 	return 0;
 }
 
+/* The number under which some task has a file: signals of O_ASYNC tell the number by which it was asked for. */
+static int number_of(const struct snapshot *s, const struct file *f)
+{
+	for (size_t i = 0; i < s->tasks.len; i++)
+		for (size_t k = 0; k < s->tasks.at[i].fds.len; k++)
+			if (s->tasks.at[i].fds.at[k].file == f->id)
+				return s->tasks.at[i].fds.at[k].fd;
+	return -1;
+}
+
+/* After attach, which may have needed other flags for a while. */
+static int finish_flags(struct restoring *r, size_t index, struct err *err)
+{
+	const struct file *f = &r->snapshot.files.at[index];
+	int fd = r->maker.fds.at[index], number;
+
+	if (f->flags & O_ASYNC) {
+		number = number_of(&r->snapshot, f);
+		if (number >= 0 && (fd = dup2(fd, number)) < 0)
+			return err_sys(err, "put it at descriptor %d for a while", number);
+	}
+	return set_flags(f, fd, f->flags & SETFL_FLAGS, err);
+}
+
 static int attach_all(struct restoring *r, struct err *err)
 {
 	int done = 0;
@@ -183,9 +214,11 @@ static int attach_all(struct restoring *r, struct err *err)
 	for (size_t i = 0; done == 0 && i < r->snapshot.files.len; i++) {
 		const struct file *f = &r->snapshot.files.at[i];
 
-		LOG_SCOPE("file %u (%s) > owner", f->id, f->type->name);
+		LOG_SCOPE("file %u (%s) > owner, flags", f->id, f->type->name);
 		if (f->used && (f->fown.pid || f->fown.signal) && r->maker.fds.at[i] >= 0)
 			done = set_owner(f, r->maker.fds.at[i], err);
+		if (done == 0 && f->used && r->maker.fds.at[i] >= 0)
+			done = finish_flags(r, i, err);
 	}
 	return done;
 }
@@ -195,7 +228,7 @@ static bool attach_needed(const struct restoring *r)
 	for (size_t i = 0; i < r->snapshot.files.len; i++) {
 		const struct file *f = &r->snapshot.files.at[i];
 
-		if (f->used && (f->type->attach || f->fown.pid || f->fown.signal))
+		if (f->used && (f->type->attach || f->fown.pid || f->fown.signal || f->flags & O_ASYNC))
 			return true;
 	}
 	return false;

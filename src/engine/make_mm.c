@@ -117,20 +117,25 @@ static int file_behind(const struct restoring *r, const struct vma *v)
 	return v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED) ? made_fd(r, (uint32_t)v->object) : -1;
 }
 
+/*
+ * What was writable once counts as committed memory for ever, if it has pages of
+ * its own: so it is writable here too, until they are there.
+ */
+static bool narrows(const struct vma *m)
+{
+	return m->account && is_private(m) && !(m->prot & PROT_WRITE);
+}
+
 static void map(struct restoring *r, struct vessel *v, const struct vma *m)
 {
 	int fd = file_behind(r, m);
-	/* what was writable once counts as committed memory for ever: so it begins writable here too */
-	bool narrow = m->account && is_private(m) && !(m->prot & PROT_WRITE);
-	uint32_t prot = narrow ? m->prot | PROT_WRITE : m->prot;
+	uint32_t prot = narrows(m) ? m->prot | PROT_WRITE : m->prot;
 	uint32_t flags = (m->flags & (MAP_TYPE | MAP_GROWSDOWN | MAP_NORESERVE)) | MAP_FIXED_NOREPLACE;
 
 	if (fd < 0)
 		flags |= MAP_ANONYMOUS;
 	script_call_value(&v->script, m->start, SYS_mmap, "mmap", m->start, m->end - m->start, prot, flags,
 			  (uint64_t)fd, fd < 0 ? 0 : m->pgoff);
-	if (narrow)
-		script_call(&v->script, OP_WANT_ZERO, SYS_mprotect, m->start, m->end - m->start, m->prot);
 	for (unsigned int advice = MADV_HUGEPAGE; advice <= MADV_NOHUGEPAGE; advice++)
 		if (m->madvise & 1ull << advice)
 			script_call_as(&v->script, OP_WANT_ANY, SYS_madvise, "madvise huge pages", m->start,
@@ -391,6 +396,21 @@ static int fill_child(struct restoring *r, size_t index, const struct task *pare
 	return done;
 }
 
+static int narrow_all(struct vessel *v, const struct task *t, const struct task *parent, struct err *err)
+{
+	int done = 0;
+
+	for (size_t i = 0; done == 0 && i < t->mm.vmas.len; i++) {
+		const struct vma *m = &t->mm.vmas.at[i];
+
+		if (!narrows(m) || inherited(m, parent))
+			continue;
+		done = room(v, 1, 0, err);
+		script_call(&v->script, OP_WANT_ZERO, SYS_mprotect, m->start, m->end - m->start, m->prot);
+	}
+	return done < 0 ? done : vessel_run(v, err);
+}
+
 int make_mm(struct restoring *r, size_t index, const struct task *parent, struct err *err)
 {
 	const struct task *t = &r->snapshot.tasks.at[index];
@@ -402,7 +422,7 @@ int make_mm(struct restoring *r, size_t index, const struct task *parent, struct
 		done = cut_to_vmas(t, &m->pages, err);
 	if (done == 0)
 		done = map_all(r, &m->vessel, t, parent, err);
-	if (done < 0)
-		return done;
-	return parent ? fill_child(r, index, parent, err) : fill(r, &m->vessel, &m->pages, err);
+	if (done == 0)
+		done = parent ? fill_child(r, index, parent, err) : fill(r, &m->vessel, &m->pages, err);
+	return done < 0 ? done : narrow_all(&m->vessel, t, parent, err);
 }

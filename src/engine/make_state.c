@@ -52,7 +52,8 @@ static int finish_mappings(struct vessel *v, const struct task *t, struct err *e
 		done = advise(v, m, err);
 		if (done == 0 && m->flags & MAP_LOCKED) {
 			done = room(v, 1, 0, err);
-			script_call(&v->script, OP_WANT_ZERO, SYS_mlock, m->start, m->end - m->start);
+			script_call(&v->script, OP_WANT_ZERO, SYS_mlock2, m->start, m->end - m->start,
+				    m->lock_on_fault ? 1 /* MLOCK_ONFAULT */ : 0);
 		}
 	}
 	return done;
@@ -90,6 +91,15 @@ static int place_fds(struct restoring *r, struct vessel *v, const struct task *t
 		next = (unsigned int)slot->fd + 1;
 	}
 	return done < 0 ? done : close_range_of(v, next, ~0u, err);
+}
+
+/* Of tasks with one table the first fills it. */
+static bool owns_table(const struct snapshot *s, const struct task *t)
+{
+	for (const struct task *o = s->tasks.at; o < t; o++)
+		if (o->state != TASK_ZOMBIE && o->files_id == t->files_id)
+			return false;
+	return true;
 }
 
 static bool is_our_root(int fd)
@@ -242,7 +252,7 @@ int make_state(struct restoring *r, size_t index, struct err *err)
 	done = finish_mappings(v, t, err);
 	if (done == 0)
 		place_dirs(r, v, t);
-	if (done == 0)
+	if (done == 0 && owns_table(&r->snapshot, t))
 		done = place_fds(r, v, t, err);
 	if (done == 0)
 		done = make_threads(v, t, err);

@@ -61,8 +61,13 @@ static int lead_session(struct making *m, struct err *err)
 static int make_child(struct restoring *r, size_t index, struct vessel *by, uint64_t flags, pid_t sid, pid_t pgid,
 		      struct err *err)
 {
+	const struct task *t = &r->snapshot.tasks.at[index], *from = snapshot_task(&r->snapshot, by->pid);
 	struct making *m = &r->tasks[index];
-	int done = clone_by(by, r->snapshot.tasks.at[index].pid, flags, &m->vessel, err);
+	int done;
+
+	if (from && t->state != TASK_ZOMBIE && t->files_id == from->files_id)
+		flags |= CLONE_FILES;
+	done = clone_by(by, t->pid, flags, &m->vessel, err);
 
 	if (done < 0)
 		return done;

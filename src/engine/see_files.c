@@ -164,6 +164,9 @@ static int find_table(struct seeing *s, const struct task *t, uint32_t *ret_id, 
 		r = sys_kcmp(o->pid, t->pid, SYS_KCMP_FILES, 0, 0, err);
 		if (r < 0)
 			return r;
+		if (r == 0 && o->pid != t->ppid)
+			return err_set(err, EOPNOTSUPP, "it shares its descriptor table with process %d, which is not its "
+				       "parent: not handled yet", o->pid);
 		if (r == 0) {
 			*ret_id = o->files_id;
 			return 0;

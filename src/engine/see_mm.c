@@ -102,6 +102,7 @@ static int see_vma(struct seeing *s, const struct task *t, const struct proc_map
 	v->flags |= m->vm_flags & VMF_GD ? MAP_GROWSDOWN : 0;
 	v->flags |= m->vm_flags & VMF_NR ? MAP_NORESERVE : 0;
 	v->flags |= m->vm_flags & VMF_LO ? MAP_LOCKED : 0;
+	v->lock_on_fault = m->vm_flags & VMF_LF;
 	if (m->ino != 0 && m->shared && strcmp(m->name, "/dev/zero (deleted)") == 0) {
 		v->flags |= MAP_ANONYMOUS;
 		v->status |= VMA_ANON_SHARED;

@@ -43,7 +43,11 @@ static int choose_base(struct restoring *r, struct err *err)
 
 static int lift(struct restoring *r, int *fd, struct err *err)
 {
-	int high = fcntl(*fd, F_DUPFD_CLOEXEC, r->maker.base_fd);
+	int high;
+
+	if (*fd >= r->maker.base_fd)
+		return 0;
+	high = fcntl(*fd, F_DUPFD_CLOEXEC, r->maker.base_fd);
 
 	if (high < 0)
 		return err_sys(err, "move a descriptor");
@@ -68,17 +72,25 @@ static int set_flags(const struct file *f, int fd, unsigned int flags, struct er
 static int make_file(struct restoring *r, size_t index, struct err *err)
 {
 	const struct file *f = &r->snapshot.files.at[index];
-	int *slot = &r->maker.fds.at[index], fd = -1, done;
+	int fd = -1, done;
 
 	LOG_SCOPE("file %u (%s)", f->id, f->type->name);
-	if (!f->used || *slot >= 0)     /* or made together with another one */
+	if (!f->used || r->maker.fds.at[index] >= 0)    /* or made together with another one */
 		return 0;
 	done = f->type->make(f, &r->maker, &fd, err);
-	if (done < 0)
-		return done;
-	if (fd < 0)
-		return 0;               /* it comes with attach */
-	*slot = fd;
+	if (fd >= 0)                    /* else it comes with another one */
+		r->maker.fds.at[index] = fd;
+	return done;
+}
+
+static int finish_file(struct restoring *r, size_t index, struct err *err)
+{
+	const struct file *f = &r->snapshot.files.at[index];
+	int *slot = &r->maker.fds.at[index], done;
+
+	LOG_SCOPE("file %u (%s)", f->id, f->type->name);
+	if (*slot < 0)
+		return f->used ? err_set(err, EBADMSG, "what it belongs to is not there") : 0;
 	done = lift(r, slot, err);
 	return done < 0 ? done : set_flags(f, *slot, f->flags & SETFL_FLAGS & ~O_ASYNC, err);
 }
@@ -146,6 +158,8 @@ int make_files(struct restoring *r, struct err *err)
 		vec_push(&r->maker.fds, -1);
 	for (size_t i = 0; done == 0 && i < r->snapshot.files.len; i++)
 		done = make_file(r, i, err);
+	for (size_t i = 0; done == 0 && i < r->snapshot.files.len; i++)
+		done = finish_file(r, i, err);
 	for (size_t i = 0; done == 0 && i < r->snapshot.shmems.len; i++)
 		done = make_shmem(r, &r->snapshot.shmems.at[i], err);
 	return done;

@@ -90,7 +90,7 @@ static int plan_task(const struct task *t, struct page_runs *plan, struct err *e
 	for (size_t i = 0; r >= 0 && i < t->mm.vmas.len; i++) {
 		const struct vma *v = &t->mm.vmas.at[i];
 
-		if (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE | VMA_VDSO))
+		if (v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE) && !(v->status & VMA_VVAR))
 			r = plan_vma(pagemap, v, plan, err);
 	}
 	return r < 0 ? r : 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
-#include <string.h>
+#include <stdio.h>
 
 #include "base/log.h"
 #include "engine/load.h"
@@ -96,26 +96,12 @@ static int load_core(struct store *store, struct task *t, struct thread *th, boo
 		return err_set(err, ENOENT, "core-%d.img is missing", th->tid);
 	if (r < 0)
 		return r;
-	if (core->mtype != CORE_ENTRY__MARCH__X86_64)
-		return err_set(err, EOPNOTSUPP, "it ran on another processor architecture (%d)", core->mtype);
-	if (!leader)
-		return core_load(core, t, th, false, err);
-	if (!core->tc)
-		return err_set(err, EBADMSG, "the core of a leader has no task part");
-	switch (core->tc->task_state) {
-	case TASK_ALIVE:
-	case TASK_STOPPED:
-		t->state = (enum task_state)core->tc->task_state;
-		return core_load(core, t, th, true, err);
-	case TASK_DEAD:
-	case TASK_ZOMBIE:
+	r = core_load(core, t, th, leader, err);
+	if (r == 0 && leader && t->state == TASK_DEAD) {        /* as CRIU calls a zombie */
 		t->state = TASK_ZOMBIE;
-		t->exit_code = (int)core->tc->exit_code & 0xffff;
 		snprintf(th->comm, sizeof(th->comm), "%s", core->tc->comm);
-		return 0;
-	default:
-		return err_set(err, EBADMSG, "task state %u", core->tc->task_state);
 	}
+	return r;
 }
 
 static int load_cores(struct store *store, struct task *t, struct err *err)

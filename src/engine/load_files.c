@@ -18,6 +18,8 @@ static int load_file(const FileEntry *rec, struct snapshot *s, struct err *err)
 	f.drop = f.type->drop;
 	r = f.type->load(rec, &f, s, err);
 	if (r < 0) {
+		if (f.drop)
+			f.drop(f.state);
 		free(f.state);
 		return r;
 	}

@@ -74,6 +74,7 @@ static int load_vma(const VmaEntry *e, struct snapshot *s, struct task *t, struc
 	struct vma v = {
 		.start = e->start, .end = e->end, .pgoff = e->pgoff, .prot = e->prot, .flags = e->flags,
 		.status = e->status, .object = e->shmid, .madvise = e->madv, .account = e->has_account && e->account,
+		.lock_on_fault = e->has_lock_on_fault && e->lock_on_fault,
 	};
 	int r;
 

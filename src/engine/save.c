@@ -93,6 +93,7 @@ static VmaEntry *save_vma(const struct vma *v, const struct snapshot *s)
 	e->fdflags = f ? f->flags : 0;
 	e->has_account = 1;
 	e->account = v->account;
+	e->has_lock_on_fault = e->lock_on_fault = v->lock_on_fault;
 	return e;
 }
 

@@ -14,6 +14,10 @@
 #include "kernel/proc_fdinfo.h"
 #include "kernel/sys.h"
 
+#ifndef F_GETOWNER_UIDS
+#define F_GETOWNER_UIDS 17
+#endif
+
 /* A file that is new to the snapshot: its kind is found and asked. */
 static int add_file(struct seeing *s, struct fd_view *v, struct file *f, uint32_t *ret_id, struct err *err)
 {
@@ -160,6 +164,9 @@ static int find_table(struct seeing *s, const struct task *t, uint32_t *ret_id, 
 		r = sys_kcmp(o->pid, t->pid, SYS_KCMP_FILES, 0, 0, err);
 		if (r < 0)
 			return r;
+		if (r == 0 && o->pid != t->ppid)
+			return err_set(err, EOPNOTSUPP, "it shares its descriptor table with process %d, which is not its "
+				       "parent: not handled yet", o->pid);
 		if (r == 0) {
 			*ret_id = o->files_id;
 			return 0;

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "base/log.h"
+#include "base/own.h"
 #include "engine/see.h"
 
 /* VmFlags that are an madvise(): bit n of vma.madvise is madvise(n). */
@@ -100,6 +102,7 @@ static int see_vma(struct seeing *s, const struct task *t, const struct proc_map
 	v->flags |= m->vm_flags & VMF_GD ? MAP_GROWSDOWN : 0;
 	v->flags |= m->vm_flags & VMF_NR ? MAP_NORESERVE : 0;
 	v->flags |= m->vm_flags & VMF_LO ? MAP_LOCKED : 0;
+	v->lock_on_fault = m->vm_flags & VMF_LF;
 	if (m->ino != 0 && m->shared && strcmp(m->name, "/dev/zero (deleted)") == 0) {
 		v->flags |= MAP_ANONYMOUS;
 		v->status |= VMA_ANON_SHARED;
@@ -110,7 +113,8 @@ static int see_vma(struct seeing *s, const struct task *t, const struct proc_map
 	if (m->ino != 0)
 		return see_file_map(s, t, m, v, err);
 	v->flags |= MAP_ANONYMOUS;
-	v->status |= is_vvar(m) ? VMA_VVAR : VMA_ANON_PRIVATE;
+	v->status |= VMA_ANON_PRIVATE;
+	v->status |= is_vvar(m) ? VMA_VVAR : 0;
 	v->status |= is_vdso(m) ? VMA_VDSO : 0;
 	v->status |= strcmp(m->name, "[heap]") == 0 ? VMA_HEAP : 0;
 	return 0;
@@ -162,8 +166,11 @@ int see_mm(struct seeing *s, struct seen_task *seen, struct task *t, struct err 
 		if (strcmp(seen->maps.at[i].name, "[heap]") == 0)
 			mm->brk = seen->maps.at[i].end;
 	r = proc_auxv(t->pid, words, sizeof(words) / sizeof(words[0]), err);
-	for (int i = 0; i < r; i++)
+	/* without the AT_NULL at its end: the kernel adds it again, and CRIU takes 44 words at most */
+	for (int i = 0; i + 1 < r && words[i] != AT_NULL; i += 2) {
 		vec_push(&mm->auxv, words[i]);
+		vec_push(&mm->auxv, words[i + 1]);
+	}
 	if (r >= 0)
 		r = see_path_file(s, t->pid, "exe", &mm->exe_file, err);
 	return r < 0 ? r : see_vmas(s, &seen->maps, t, err);

@@ -11,6 +11,7 @@
 #include "base/vec.h"
 #include "front/describe.h"
 #include "front/summary.h"
+#include "front/words.h"
 #include "image/messages.h"
 
 #define PAGE_BYTES  4096u
@@ -39,18 +40,6 @@ struct summary {
 };
 
 /* ---- small helpers ---- */
-
-static const char *size_text(uint64_t bytes, char buf[static 16])
-{
-	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
-	double value = (double)bytes;
-	size_t unit = 0;
-
-	for (; value >= 1024 && unit + 1 < ARRAY_LEN(units); unit++)
-		value /= 1024;
-	snprintf(buf, 16, unit ? "%.1f %s" : "%.0f %s", value, units[unit]);
-	return buf;
-}
 
 static int by_pid(const void *a, const void *b)
 {

@@ -104,6 +104,25 @@ static bool interrupted(const struct user_regs_struct *r)
 					     ax == -ERESTART_RESTARTBLOCK);
 }
 
+/*
+ * Calls that answer EINTR to any stop, ptrace's too, though no signal came (signal(7)).  At a trap no signal
+ * has been delivered, so the call is simply made again: a signal that waits will interrupt it as it would have.
+ */
+static bool interrupted_by_stop(const struct user_regs_struct *r)
+{
+	static const uint16_t calls[] = {
+		SYS_epoll_wait, SYS_epoll_pwait, 441 /* epoll_pwait2 */, SYS_rt_sigtimedwait, SYS_semop, SYS_semtimedop,
+		SYS_io_getevents, 333 /* io_pgetevents */, 426 /* io_uring_enter */, SYS_accept, SYS_accept4,
+		SYS_recvfrom, SYS_recvmsg, SYS_recvmmsg, SYS_sendto, SYS_sendmsg, SYS_sendmmsg, SYS_read, SYS_readv,
+		SYS_write, SYS_writev, SYS_connect, SYS_futex,
+	};
+
+	for (size_t i = 0; (int64_t)r->rax == -EINTR && i < ARRAY_LEN(calls); i++)
+		if (r->orig_rax == calls[i])
+			return true;
+	return false;
+}
+
 /* restart_syscall hides which call it stands for: glibc's wrappers say it right before the syscall instruction. */
 static bool decode_restarted(pid_t tid, taddr insn, unsigned long long *ret_nr)
 {
@@ -126,7 +145,7 @@ static void work_out_restart(struct subject *s)
 	bool block = false;
 
 	*image = *back = s->seen;
-	if (interrupted(&s->seen)) {
+	if (interrupted(&s->seen) || interrupted_by_stop(&s->seen)) {
 		block = (int64_t)s->seen.rax == -ERESTART_RESTARTBLOCK;
 		image->rip = back->rip = s->seen.rip - 2;
 		image->rax = s->seen.orig_rax;

@@ -40,6 +40,7 @@ struct vma {
 	uint64_t object;                /* file id, or id of the shared memory object */
 	uint64_t madvise;               /* bit n: madvise(n) is in force */
 	bool account;                   /* was writable once: counts as committed memory */
+	bool lock_on_fault;             /* MAP_LOCKED, but only of what is touched */
 };
 
 struct mm {

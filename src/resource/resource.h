@@ -82,7 +82,7 @@ struct file_type {
 	/* Optional: a second record that f's own names (a FIFO's REG); stands right before it in files.img.
 	 * Its id is f->id | FILE_ID_ALSO: no file of the snapshot has that one. */
 	void (*save_also)(const struct file *f, FileEntry *rec);
-	/* fills state and f->flags, f->fown; f->id is set.  On failure state owns nothing. */
+	/* fills state and f->flags, f->fown; f->id is set, state is zeroed.  What is there after a failure can be dropped. */
 	int (*load)(const FileEntry *rec, struct file *f, struct snapshot *s, struct err *err);
 	/* the descriptor gets O_CLOEXEC, and flags and owner as far as only it can set them;
 	 * flags that F_SETFL knows (O_APPEND, O_NONBLOCK, O_ASYNC, O_DIRECT) and the owner are set by the caller */

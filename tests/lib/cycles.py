@@ -3,7 +3,7 @@
 import os
 import shutil
 
-from procstate import assert_same, see
+from procstate import assert_becomes_same, see
 from program import all_pids, tree_of
 from waiting import wait_gone, wait_until
 
@@ -37,7 +37,7 @@ def dump_and_restore(tool, pid, directory, leave_out=(), options=()):
         wait_gone(one)
     assert tool.restore(directory, *options) == pid
     loose = () if tool.is_ferry else ("/maps", "/fds", "/oom_score_adj")  # where the peer is less exact
-    assert_same(before, see(pid), (*MOVES, *leave_out, *loose))
+    assert_becomes_same(before, pid, (*MOVES, *leave_out, *loose))
 
 
 def many_lives(tool, pid, workdir, check, leave_out=(), options=()):

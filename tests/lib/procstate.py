@@ -8,6 +8,7 @@ import os
 import re
 
 from program import stat_of, tree_of
+from waiting import TooLate, wait_until
 
 STATUS = ("Umask", "TracerPid", "Uid", "Gid", "FDSize", "Groups", "Threads", "SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt", "CapInh",
           "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "THP_enabled", "Cpus_allowed")
@@ -131,7 +132,27 @@ def differences(before, after, path=""):
     return [] if before == after else [f"{path}: {before!r} became {after!r}"]
 
 
+def what_changed(before, after, leave_out=()):
+    """Every difference but those whose line contains one of `leave_out`."""
+    return [line for line in differences(before, after) if not any(part in line for part in leave_out)]
+
+
 def assert_same(before, after, leave_out=()):
-    """Fails with every difference but those whose path contains one of `leave_out`."""
-    wrong = [line for line in differences(before, after) if not any(part in line for part in leave_out)]
+    wrong = what_changed(before, after, leave_out)
     assert not wrong, "not as it was:\n" + "\n".join(wrong)
+
+
+def assert_becomes_same(before, root, leave_out=()):
+    """
+    For programs that work: the tree becomes what it was as soon as it is back in the calls that it was stopped in (one
+    that waits in sigsuspend shows another mask until it waits again).
+    """
+    wrong = []
+
+    def same():
+        wrong[:] = what_changed(before, see(root), leave_out)
+        return not wrong
+    try:
+        wait_until(same, "the tree is as it was", 3)
+    except TooLate:
+        raise AssertionError("not as it was:\n" + "\n".join(wrong)) from None

@@ -75,7 +75,7 @@ def make_peer():
     """CRIU of Debian's sid, run directly by its own loader (no shell between, so that times are its own)."""
     done = subprocess.run([os.path.join(paths.TOP, "scripts", "peer.sh")], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"no peer: {done.stderr}")
+        raise RuntimeError(f"no peer; make it first with scripts/peer.sh (there is no network in here): {done.stderr}")
     root = os.path.join(os.path.dirname(done.stdout.strip()), "root")
     libraries = f"{root}/lib/x86_64-linux-gnu:{root}/usr/lib/x86_64-linux-gnu"
     return Tool("criu", [f"{root}/lib64/ld-linux-x86-64.so.2", "--library-path", libraries, f"{root}/usr/sbin/criu"])

@@ -9,7 +9,7 @@ import paths
 from board import Board
 from cycles import wait_sockets
 from images import crit_decode, images_in, pages_bytes
-from procstate import assert_same, see
+from procstate import assert_becomes_same, see
 from program import tree_of
 from redis import Client, server_argv, wait_ready
 from waiting import wait_asleep, wait_gone, wait_until
@@ -111,7 +111,7 @@ def cross(program, dumper, restorer, images):
     for pid in pids:
         wait_gone(pid)
     assert restorer.restore(images) == program.pid
-    assert_same(before, see(program.pid), MOVES)
+    assert_becomes_same(before, program.pid, MOVES)
     program.check()
     if dumper.is_ferry:  # the peer ends sleeps with EINTR
         assert getattr(program, "interruptions", 0) == 0

@@ -40,7 +40,8 @@ static int ask(struct subject *s, int signal, struct sigact *ret_act, struct err
 
 static int actions_see(const struct task_view *v, struct task *t, struct err *err)
 {
-	uint64_t set = v->status->sig_cgt | v->status->sig_ign;
+	/* SIGCHLD's flags (SA_NOCLDSTOP, SA_NOCLDWAIT) mean something with the default action too */
+	uint64_t set = v->status->sig_cgt | v->status->sig_ign | 1ull << (SIGCHLD - 1);
 
 	if (!v->subject->open && v->status->sig_cgt)
 		return err_set(err, EOPNOTSUPP, "the task has signal handlers and can't be asked for them");
@@ -52,7 +53,7 @@ static int actions_see(const struct task_view *v, struct task *t, struct err *er
 			continue;
 		if (v->subject->open)
 			r = ask(v->subject, signal, act, err);
-		else
+		else if (v->status->sig_ign >> (signal - 1) & 1)
 			act->handler = (uintptr_t)SIG_IGN;
 		if (r < 0)
 			return r;

@@ -247,7 +247,7 @@ static int load_xsave(UserX86XsaveEntry *x, uint8_t *area, struct err *err)
 	r = check_components(x->xstate_bv, IN_RECORD, "no image can hold", err);
 	if (r == 0)
 		r = check_components(x->xstate_bv, xstate_features(), "this processor does not have", err);
-	if (r == 0 && x->cet)
+	if (r == 0 && x->cet && x->cet->cet)
 		r = err_set(err, EOPNOTSUPP, "the thread had a shadow stack");
 	if (r < 0)
 		return r;

@@ -147,7 +147,8 @@ static int sched_make(const struct task *task, const struct thread *t, struct sc
 	(void)task, (void)s;
 	if (syscall(SYS_sched_setattr, t->tid, &a, 0) < 0)
 		return err_sys(err, "set scheduling policy %u, priority %u of thread %d", a.policy, a.priority, t->tid);
-	if (realtime(t->policy) && setpriority(PRIO_PROCESS, (id_t)t->tid, t->nice) < 0)
+	/* only the ordinary policies take it with sched_setattr */
+	if (a.policy != SCHED_OTHER && a.policy != SCHED_BATCH && setpriority(PRIO_PROCESS, (id_t)t->tid, t->nice) < 0)
 		return err_sys(err, "set nice value %d of thread %d", t->nice, t->tid);
 	if (t->affinity.len > 0 &&
 	    syscall(SYS_sched_setaffinity, t->tid, t->affinity.len * sizeof(uint64_t), t->affinity.at) < 0)

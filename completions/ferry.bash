@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+# Completion of ferry for bash. Commands, options and what they take come from the program itself: ferry --list-options.
+
+_ferry_rows() { ferry --list-options 2>/dev/null | awk -F '\t' "$@"; }
+
+# The argument that an option takes: "PID", "[LEVEL]", "-" for none.
+_ferry_argument() {
+	_ferry_rows -v word="$1" '$1 == "option" && ("--" $2 == word || "-" $3 == word) { print $4; exit }'
+}
+
+_ferry_files() {
+	compopt -o filenames 2>/dev/null
+	mapfile -t COMPREPLY < <(compgen "$1" -- "$2")
+}
+
+_ferry() {
+	local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} command= i
+	COMPREPLY=()
+	for ((i = 1; i < COMP_CWORD; i++)); do
+		[[ ${COMP_WORDS[i]} == -* ]] || { command=${COMP_WORDS[i]}; break; }
+	done
+
+	if [[ $before == -* ]]; then
+		case $(_ferry_argument "$before") in
+		PID) mapfile -t COMPREPLY < <(compgen -W "$(ps -eo pid=)" -- "$word"); return ;;
+		DIR) _ferry_files -d "$word"; return ;;
+		FILE | PATH) _ferry_files -f "$word"; return ;;
+		NAME) mapfile -t COMPREPLY < <(compgen -W "$(ferry check --feature list)" -- "$word"); return ;;
+		- | \[*) ;;
+		?*) return ;;
+		esac
+	fi
+
+	if [[ -z $command && $word != -* ]]; then
+		mapfile -t COMPREPLY < <(compgen -W "$(_ferry_rows '$1 == "command" { print $2 }')" -- "$word")
+	elif [[ $word == -* ]]; then
+		mapfile -t COMPREPLY < <(compgen -W "$(_ferry_rows -v command="$command" \
+			'$1 == "option" && $6 == "taken" && (command == "" || index("," $5 ",", "," command ",")) { print "--" $2 }')" -- "$word")
+	elif [[ $command == show ]]; then
+		_ferry_files -f "$word"
+	fi
+}
+
+complete -F _ferry ferry

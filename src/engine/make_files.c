@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/own.h"
+#include "engine/restoring.h"
+#include "page/ends.h"
+
+#define SETFL_FLAGS (O_APPEND | O_ASYNC | O_DIRECT | O_NOATIME | O_NONBLOCK)
+#define FILL_THREADS 2u
+
+/* All of ferry's descriptors that tasks get lie above all numbers that tasks use. */
+static int choose_base(struct restoring *r, struct err *err)
+{
+	size_t need = r->snapshot.files.len + r->snapshot.shmems.len + 64;
+	struct rlimit limit;
+	int base = 16;
+
+	for (size_t i = 0; i < r->snapshot.tasks.len; i++) {
+		const struct task *t = &r->snapshot.tasks.at[i];
+
+		if (t->fds.len > 0 && t->fds.at[t->fds.len - 1].fd >= base)
+			base = t->fds.at[t->fds.len - 1].fd + 1;
+	}
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return err_sys(err, "get the limit of descriptors");
+	limit.rlim_cur = limit.rlim_max;
+	if ((rlim_t)base + need > limit.rlim_max)
+		return err_set(err, EMFILE, "descriptor %d and %zu files: over the limit of %llu (ulimit -Hn)", base - 1,
+			       need, (unsigned long long)limit.rlim_max);
+	if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return err_sys(err, "raise the limit of descriptors");
+	r->maker.base_fd = base;
+	return 0;
+}
+
+static int lift(struct restoring *r, int *fd, struct err *err)
+{
+	int high;
+
+	if (*fd >= r->maker.base_fd)
+		return 0;
+	high = fcntl(*fd, F_DUPFD_CLOEXEC, r->maker.base_fd);
+
+	if (high < 0)
+		return err_sys(err, "move a descriptor");
+	close(*fd);
+	*fd = high;
+	return 0;
+}
+
+static int set_flags(const struct file *f, int fd, unsigned int flags, struct err *err)
+{
+	int now, wanted;
+
+	if (f->flags & O_PATH)
+		return 0;
+	now = fcntl(fd, F_GETFL);
+	wanted = (int)((unsigned int)now & ~SETFL_FLAGS) | (int)flags;
+	if (now != wanted && fcntl(fd, F_SETFL, wanted) < 0)
+		return err_sys(err, "set flags %#o", wanted);
+	return 0;
+}
+
+static int make_file(struct restoring *r, size_t index, struct err *err)
+{
+	const struct file *f = &r->snapshot.files.at[index];
+	int fd = -1, done;
+
+	LOG_SCOPE("file %u (%s)", f->id, f->type->name);
+	if (!f->used || r->maker.fds.at[index] >= 0)    /* or made together with another one */
+		return 0;
+	done = f->type->make(f, &r->maker, &fd, err);
+	if (fd >= 0)                    /* else it comes with another one */
+		r->maker.fds.at[index] = fd;
+	return done;
+}
+
+static int finish_file(struct restoring *r, size_t index, struct err *err)
+{
+	const struct file *f = &r->snapshot.files.at[index];
+	int *slot = &r->maker.fds.at[index], done;
+
+	LOG_SCOPE("file %u (%s)", f->id, f->type->name);
+	if (*slot < 0)
+		return f->used ? err_set(err, EBADMSG, "what it belongs to is not there") : 0;
+	done = lift(r, slot, err);
+	return done < 0 ? done : set_flags(f, *slot, f->flags & SETFL_FLAGS & ~O_ASYNC, err);
+}
+
+/* The kernel has no call for such an object alone: it is mapped, and its file opened through map_files. */
+static int make_object(const struct shmem *o, int *ret_fd, struct err *err)
+{
+	size_t len = o->size_bytes;
+	char *at = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char path[80];
+
+	if (at == MAP_FAILED)
+		return err_sys(err, "make shared memory of %zu bytes", len);
+	snprintf(path, sizeof(path), "/proc/self/map_files/%lx-%lx", (unsigned long)at, (unsigned long)at + len);
+	*ret_fd = open(path, O_RDWR | O_CLOEXEC);
+	munmap(at, len);
+	return *ret_fd < 0 ? err_sys(err, "open shared memory by %s", path) : 0;
+}
+
+static int check_object(const struct shmem *o, const struct page_map *map, struct err *err)
+{
+	const struct page_piece *last = map->pieces.len > 0 ? &map->pieces.at[map->pieces.len - 1] : NULL;
+
+	if (last && last->start + last->pages * PAGE_BYTES > o->size_bytes)
+		return err_set(err, EBADMSG, "pages beyond its end");
+	return 0;
+}
+
+static int make_shmem(struct restoring *r, const struct shmem *o, struct err *err)
+{
+	struct page_map map = { 0 };
+	struct page_count count = { 0 };
+	struct source_map src;
+	struct sink_file sink;
+	own_fd fd = -1;
+	int done;
+
+	LOG_SCOPE("shared memory %llu", (unsigned long long)o->id);
+	done = make_object(o, &fd, err);
+	if (done == 0)
+		done = page_map_load(r->store, IMAGE_PAGEMAP_SHMEM, o->id, &map, err);
+	if (done >= 0)
+		done = check_object(o, &map, err);
+	if (done == 0) {
+		source_map_init(&src, &map);
+		sink_file_init(&sink, fd);
+		done = page_pump(&src.base, &sink.base, FILL_THREADS, &count, err);
+	}
+	page_map_free(&map);
+	if (done == 0)
+		done = lift(r, &fd, err);
+	r->result.pages_restored += count.here;
+	if (done == 0)
+		vec_push(&r->shmem_fds, TAKE_FD(fd));
+	return done;
+}
+
+int make_files(struct restoring *r, struct err *err)
+{
+	int done = choose_base(r, err);
+
+	r->maker.snapshot = &r->snapshot;
+	r->maker.store = r->store;
+	for (size_t i = 0; i < r->snapshot.files.len; i++)
+		vec_push(&r->maker.fds, -1);
+	for (size_t i = 0; done == 0 && i < r->snapshot.files.len; i++)
+		done = make_file(r, i, err);
+	for (size_t i = 0; done == 0 && i < r->snapshot.files.len; i++)
+		done = finish_file(r, i, err);
+	for (size_t i = 0; done == 0 && i < r->snapshot.shmems.len; i++)
+		done = make_shmem(r, &r->snapshot.shmems.at[i], err);
+	return done;
+}
+
+int made_fd(const struct restoring *r, uint32_t file)
+{
+	const struct file *f = snapshot_file(&r->snapshot, file);
+
+	return f ? r->maker.fds.at[f - r->snapshot.files.at] : -1;
+}
+
+/* Who sets an owner is remembered with it: its rights are checked when the signal is sent. */
+static int set_owner(const struct file *f, int fd, struct err *err)
+{
+	struct f_owner_ex owner = { .type = (int)f->fown.pid_type, .pid = f->fown.pid };
+
+	if (f->fown.signal && fcntl(fd, F_SETSIG, f->fown.signal) < 0)
+		return err_sys(err, "set signal %u", f->fown.signal);
+	if (f->fown.pid == 0)
+		return 0;
+	if (setresuid(f->fown.uid, f->fown.euid, (uid_t)-1) < 0)
+		return err_sys(err, "become user %u", f->fown.uid);
+	if (fcntl(fd, F_SETOWN_EX, &owner) < 0)
+		return err_sys(err, "set owner %d", f->fown.pid);
+	if (setresuid((uid_t)-1, 0, (uid_t)-1) < 0 || setresuid(0, 0, 0) < 0)
+		return err_sys(err, "become root again");
+	return 0;
+}
+
+/* The number under which some task has a file: signals of O_ASYNC tell the number by which it was asked for. */
+static int number_of(const struct snapshot *s, const struct file *f)
+{
+	for (size_t i = 0; i < s->tasks.len; i++)
+		for (size_t k = 0; k < s->tasks.at[i].fds.len; k++)
+			if (s->tasks.at[i].fds.at[k].file == f->id)
+				return s->tasks.at[i].fds.at[k].fd;
+	return -1;
+}
+
+/* After attach, which may have needed other flags for a while. */
+static int finish_flags(struct restoring *r, size_t index, struct err *err)
+{
+	const struct file *f = &r->snapshot.files.at[index];
+	int fd = r->maker.fds.at[index], number;
+
+	if (f->flags & O_ASYNC) {
+		number = number_of(&r->snapshot, f);
+		if (number >= 0 && (fd = dup2(fd, number)) < 0)
+			return err_sys(err, "put it at descriptor %d for a while", number);
+	}
+	return set_flags(f, fd, f->flags & SETFL_FLAGS, err);
+}
+
+static int attach_all(struct restoring *r, struct err *err)
+{
+	int done = 0;
+
+	for (size_t i = 0; done == 0 && i < r->snapshot.files.len; i++) {
+		const struct file *f = &r->snapshot.files.at[i];
+
+		LOG_SCOPE("file %u (%s)", f->id, f->type->name);
+		if (f->used && f->type->attach)
+			done = f->type->attach(f, &r->maker, err);
+	}
+	for (size_t i = 0; done == 0 && i < r->snapshot.files.len; i++) {
+		const struct file *f = &r->snapshot.files.at[i];
+
+		LOG_SCOPE("file %u (%s) > owner, flags", f->id, f->type->name);
+		if (f->used && (f->fown.pid || f->fown.signal) && r->maker.fds.at[i] >= 0)
+			done = set_owner(f, r->maker.fds.at[i], err);
+		if (done == 0 && f->used && r->maker.fds.at[i] >= 0)
+			done = finish_flags(r, i, err);
+	}
+	return done;
+}
+
+static bool attach_needed(const struct restoring *r)
+{
+	for (size_t i = 0; i < r->snapshot.files.len; i++) {
+		const struct file *f = &r->snapshot.files.at[i];
+
+		if (f->used && (f->type->attach || f->fown.pid || f->fown.signal || f->flags & O_ASYNC))
+			return true;
+	}
+	return false;
+}
+
+/* In a copy of ferry, whose descriptor numbers may be overwritten: the descriptions are the same ones. */
+int attach_files(struct restoring *r, struct err *err)
+{
+	struct { int done; struct err err; } *out;
+	int status, done;
+	pid_t pid;
+
+	if (!attach_needed(r))
+		return 0;
+	out = mmap(NULL, sizeof(*out), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (out == MAP_FAILED)
+		return err_sys(err, "map a page");
+	pid = fork();
+	if (pid == 0) {
+		out->done = attach_all(r, &out->err);
+		_exit(0);
+	}
+	if (pid < 0)
+		return err_sys(err, "fork");
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	done = out->done;
+	if (status != 0)
+		done = err_set(err, EIO, "the helper that joins files died (status %#x)", (unsigned int)status);
+	else if (done < 0)
+		*err = out->err;
+	munmap(out, sizeof(*out));
+	return done;
+}
+
+void remove_ghosts(struct restoring *r)
+{
+	for (size_t i = 0; i < r->maker.ghosts.len; i++) {
+		if (unlink(r->maker.ghosts.at[i].path) < 0)
+			log_warn("%s: can't be removed again", r->maker.ghosts.at[i].path);
+		free(r->maker.ghosts.at[i].path);
+	}
+	vec_free(&r->maker.ghosts);
+}

@@ -1,0 +1,428 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * make_mm.c - the mappings of a vessel, and what is in them.
+ *
+ * A child is cloned when its parent's memory is complete, so it has the same.
+ * What parent and child mapped alike stays; there only the pages that differ
+ * are written, and the others remain one page for both, as before.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/prctl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/own.h"
+#include "engine/restoring.h"
+#include "kernel/proc.h"
+#include "page/ends.h"
+
+#define FILL_THREADS  2u
+#define COMPARE_PAGES 128u
+#define TASK_END      0x7ffffffff000ull
+
+static bool is_private(const struct vma *v)
+{
+	return v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE) && !(v->status & (VMA_VVAR | VMA_VDSO));
+}
+
+static bool same_advice(const struct vma *a, const struct vma *b)
+{
+	const uint64_t sticky = 1ull << MADV_HUGEPAGE | 1ull << MADV_NOHUGEPAGE;
+
+	return (a->madvise & sticky) == (b->madvise & sticky);
+}
+
+/* The parent's mapping that a child has kept as it is; NULL: it has none. */
+static const struct vma *inherited(const struct vma *v, const struct task *parent)
+{
+	for (size_t i = 0; parent && is_private(v) && i < parent->mm.vmas.len; i++) {
+		const struct vma *p = &parent->mm.vmas.at[i];
+
+		if (p->start == v->start)
+			return p->end == v->end && p->prot == v->prot && p->flags == v->flags &&
+			       p->status == v->status && p->object == v->object && p->pgoff == v->pgoff &&
+			       p->account == v->account && same_advice(p, v) ? p : NULL;
+	}
+	return NULL;
+}
+
+/* ---- mappings ---- */
+
+static int by_start(const void *a, const void *b)
+{
+	const struct taddr_range *x = a, *y = b;
+
+	return x->start < y->start ? -1 : x->start > y->start;
+}
+
+static int room(struct vessel *v, size_t ops, size_t data, struct err *err)
+{
+	return script_fits(&v->script, ops, data) ? 0 : vessel_run(v, err);
+}
+
+/* Everything goes but the blob, the vdso and what is kept. */
+static int unmap_rest(struct vessel *v, const struct task *t, const struct task *parent, struct err *err)
+{
+	VEC(struct taddr_range) keep = { 0 };
+	taddr at = 0;
+	int done = 0;
+
+	vec_push(&keep, ((struct taddr_range){ v->blob.at, v->blob.at + v->blob.len_bytes }));
+	vec_push(&keep, ((struct taddr_range){ v->vdso.part[0].start, v->vdso.part[0].start + vdso_span(&v->vdso) }));
+	for (size_t i = 0; i < t->mm.vmas.len; i++)
+		if (inherited(&t->mm.vmas.at[i], parent))
+			vec_push(&keep, ((struct taddr_range){ t->mm.vmas.at[i].start, t->mm.vmas.at[i].end }));
+	qsort(keep.at, keep.len, sizeof(*keep.at), by_start);
+	vec_push(&keep, ((struct taddr_range){ TASK_END, TASK_END }));
+	for (size_t i = 0; done == 0 && i < keep.len; i++) {
+		done = room(v, 1, 0, err);
+		if (at < keep.at[i].start)
+			script_call(&v->script, OP_WANT_ZERO, SYS_munmap, at, keep.at[i].start - at);
+		at = keep.at[i].end;
+	}
+	vec_free(&keep);
+	return done;
+}
+
+static int move_vdso(struct vessel *v, const struct task *t, struct err *err)
+{
+	taddr start = 0, end = 0, code = 0;
+
+	for (size_t i = 0; i < t->mm.vmas.len; i++) {
+		const struct vma *m = &t->mm.vmas.at[i];
+
+		if (!(m->status & (VMA_VVAR | VMA_VDSO)))
+			continue;
+		start = start ? start : m->start;
+		end = m->end;
+		code = m->status & VMA_VDSO ? m->start : code;
+	}
+	return vessel_move_vdso(v, start, end - start, code - start, err);
+}
+
+static int file_behind(const struct restoring *r, const struct vma *v)
+{
+	if (v->status & VMA_ANON_SHARED) {
+		for (size_t i = 0; i < r->snapshot.shmems.len; i++)
+			if (r->snapshot.shmems.at[i].id == v->object)
+				return r->shmem_fds.at[i];
+		return -1;
+	}
+	return v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED) ? made_fd(r, (uint32_t)v->object) : -1;
+}
+
+/*
+ * What was writable once counts as committed memory for ever, if it has pages of
+ * its own: so it is writable here too, until they are there.
+ */
+static bool narrows(const struct vma *m)
+{
+	return m->account && is_private(m) && !(m->prot & PROT_WRITE);
+}
+
+static void map(struct restoring *r, struct vessel *v, const struct vma *m)
+{
+	int fd = file_behind(r, m);
+	uint32_t prot = narrows(m) ? m->prot | PROT_WRITE : m->prot;
+	uint32_t flags = (m->flags & (MAP_TYPE | MAP_GROWSDOWN | MAP_NORESERVE)) | MAP_FIXED_NOREPLACE;
+
+	if (fd < 0)
+		flags |= MAP_ANONYMOUS;
+	script_call_value(&v->script, m->start, SYS_mmap, "mmap", m->start, m->end - m->start, prot, flags,
+			  (uint64_t)fd, fd < 0 ? 0 : m->pgoff);
+	for (unsigned int advice = MADV_HUGEPAGE; advice <= MADV_NOHUGEPAGE; advice++)
+		if (m->madvise & 1ull << advice)
+			script_call_as(&v->script, OP_WANT_ANY, SYS_madvise, "madvise huge pages", m->start,
+				       m->end - m->start, advice);
+}
+
+/*
+ * The marks of /proc/PID/stat, brk, arguments, environment, exe.  The kernel does not let go of an exe that
+ * is still mapped (EBUSY): so this comes when the old one is unmapped, and a child keeps its parent's.
+ */
+static void set_marks(const struct restoring *r, struct vessel *v, const struct mm *mm, const struct task *parent)
+{
+	bool keep_exe = parent && parent->mm.exe_file == mm->exe_file;
+	const struct prctl_mm_map marks = {
+		.start_code = mm->start_code, .end_code = mm->end_code,
+		.start_data = mm->start_data, .end_data = mm->end_data,
+		.start_brk = mm->start_brk, .brk = mm->brk, .start_stack = mm->start_stack,
+		.arg_start = mm->arg_start, .arg_end = mm->arg_end,
+		.env_start = mm->env_start, .env_end = mm->env_end,
+		.auxv = (void *)(uintptr_t)script_data(&v->script, mm->auxv.at, mm->auxv.len * sizeof(uint64_t)),
+		.auxv_size = (uint32_t)(mm->auxv.len * sizeof(uint64_t)),
+		.exe_fd = keep_exe ? (uint32_t)-1 : (uint32_t)made_fd(r, mm->exe_file),
+	};
+	taddr at = script_data(&v->script, &marks, sizeof(marks));
+
+	script_call_as(&v->script, OP_WANT_ZERO, SYS_prctl, "prctl(PR_SET_MM_MAP)", PR_SET_MM, PR_SET_MM_MAP, at,
+		       sizeof(marks), 0);
+}
+
+static int map_all(struct restoring *r, struct vessel *v, const struct task *t, const struct task *parent,
+		   struct err *err)
+{
+	int done = unmap_rest(v, t, parent, err);
+
+	if (done == 0)
+		done = vessel_run(v, err);
+	if (done == 0) {
+		set_marks(r, v, &t->mm, parent);
+		done = move_vdso(v, t, err);
+	}
+	for (size_t i = 0; done == 0 && i < t->mm.vmas.len; i++) {
+		const struct vma *m = &t->mm.vmas.at[i];
+
+		if (m->status & (VMA_VVAR | VMA_VDSO) || inherited(m, parent))
+			continue;
+		done = room(v, 4, 0, err);
+		if (done == 0)
+			map(r, v, m);
+	}
+	return done < 0 ? done : vessel_run(v, err);
+}
+
+/* ---- pages ---- */
+
+/* Which mapping has this page; they rise, as pages do: *at goes forward. */
+static const struct vma *vma_at(const struct task *t, taddr page, size_t *at)
+{
+	while (*at < t->mm.vmas.len && t->mm.vmas.at[*at].end <= page)
+		(*at)++;
+	return *at < t->mm.vmas.len && t->mm.vmas.at[*at].start <= page ? &t->mm.vmas.at[*at] : NULL;
+}
+
+static void push_piece(struct page_map *map, const struct page_piece *from, uint64_t skip, uint64_t pages)
+{
+	vec_push(&map->pieces, ((struct page_piece){ .start = from->start + skip * PAGE_BYTES, .pages = pages,
+						    .file = from->file, .offset = from->offset + skip * PAGE_BYTES }));
+}
+
+/* Cuts pieces at the borders of mappings; every page must be in a private one.  The vdso's go: it is the kernel's own. */
+static int cut_to_vmas(const struct task *t, struct page_map *map, struct err *err)
+{
+	struct page_map cut = { 0 };
+	size_t at = 0;
+
+	for (size_t i = 0; i < map->pieces.len; i++) {
+		const struct page_piece *p = &map->pieces.at[i];
+		uint64_t skip = 0;
+
+		while (skip < p->pages) {
+			taddr page = p->start + skip * PAGE_BYTES;
+			const struct vma *v = vma_at(t, page, &at);
+			uint64_t pages = p->pages - skip;
+
+			if (!v || v->status & (VMA_ANON_SHARED | VMA_FILE_SHARED)) {
+				vec_free(&cut.pieces);
+				return err_set(err, EBADMSG, "the page at %#llx is in no private mapping",
+					       (unsigned long long)page);
+			}
+			if (pages > (v->end - page) / PAGE_BYTES)
+				pages = (v->end - page) / PAGE_BYTES;
+			if (is_private(v))
+				push_piece(&cut, p, skip, pages);
+			skip += pages;
+		}
+	}
+	vec_free(&map->pieces);
+	map->pieces.at = cut.pieces.at;
+	map->pieces.len = cut.pieces.len;
+	map->pieces.cap = cut.pieces.cap;
+	return 0;
+}
+
+static int read_pages(const struct page_map *map, const struct page_piece *p, uint64_t skip, uint64_t pages, void *buf,
+		      struct err *err)
+{
+	size_t len = pages * PAGE_BYTES;
+
+	if (pread(map->files.at[p->file].fd, buf, len, (off_t)(p->offset + skip * PAGE_BYTES)) != (ssize_t)len)
+		return err_set(err, EBADMSG, "a pages file became shorter");
+	return 0;
+}
+
+static bool same_place(const struct page_map *a, const struct page_piece *p, uint64_t pskip, const struct page_map *b,
+		       const struct page_piece *q, uint64_t qskip)
+{
+	const struct page_file *f = &a->files.at[p->file], *g = &b->files.at[q->file];
+
+	return f->dev == g->dev && f->ino == g->ino && p->offset + pskip * PAGE_BYTES == q->offset + qskip * PAGE_BYTES;
+}
+
+struct comparing {
+	struct restoring *r;
+	const struct task *task, *parent;
+	const struct page_map *own, *theirs;
+	struct page_map differ;         /* pieces only: what is to be written */
+	struct vessel *vessel;
+	size_t vma;                     /* forward only */
+	uint8_t *bufs;                  /* two of COMPARE_PAGES */
+};
+
+/* A stretch that both have: what is not the same goes to `differ`. */
+static int compare(struct comparing *c, const struct page_piece *p, uint64_t pskip, const struct page_piece *q,
+		   uint64_t qskip, uint64_t pages, struct err *err)
+{
+	uint8_t *a = c->bufs, *b = c->bufs + COMPARE_PAGES * PAGE_BYTES;
+
+	if (same_place(c->own, p, pskip, c->theirs, q, qskip)) {
+		c->r->result.pages_shared += pages;
+		return 0;
+	}
+	for (uint64_t at = 0; at < pages; at += COMPARE_PAGES) {
+		uint64_t n = pages - at < COMPARE_PAGES ? pages - at : COMPARE_PAGES;
+		int done = read_pages(c->own, p, pskip + at, n, a, err);
+
+		if (done == 0)
+			done = read_pages(c->theirs, q, qskip + at, n, b, err);
+		if (done < 0)
+			return done;
+		c->r->result.pages_compared += n;
+		for (uint64_t i = 0; i < n; i++) {
+			if (memcmp(a + i * PAGE_BYTES, b + i * PAGE_BYTES, PAGE_BYTES) == 0)
+				c->r->result.pages_shared++;
+			else
+				push_piece(&c->differ, p, pskip + at + i, 1);
+		}
+	}
+	return 0;
+}
+
+/* Pages that the parent has and the child has not: out of the child again. */
+static int drop(struct comparing *c, taddr start, taddr end, struct err *err)
+{
+	int done = 0;
+
+	for (size_t i = 0; done == 0 && i < c->task->mm.vmas.len; i++) {
+		const struct vma *v = &c->task->mm.vmas.at[i];
+		taddr from = start > v->start ? start : v->start, to = end < v->end ? end : v->end;
+
+		if (from >= to || !inherited(v, c->parent))
+			continue;
+		done = room(c->vessel, 1, 0, err);
+		if (done == 0)
+			script_call(&c->vessel->script, OP_WANT_ZERO, SYS_madvise, from, to - from, MADV_DONTNEED);
+	}
+	return done;
+}
+
+/* Walks both maps in step. */
+static int compare_all(struct comparing *c, struct err *err)
+{
+	size_t i = 0, k = 0;
+	uint64_t iskip = 0, kskip = 0;
+	int done = 0;
+
+	while (done == 0 && (i < c->own->pieces.len || k < c->theirs->pieces.len)) {
+		const struct page_piece *p = i < c->own->pieces.len ? &c->own->pieces.at[i] : NULL;
+		const struct page_piece *q = k < c->theirs->pieces.len ? &c->theirs->pieces.at[k] : NULL;
+		taddr pa = p ? p->start + iskip * PAGE_BYTES : UINT64_MAX;
+		taddr qa = q ? q->start + kskip * PAGE_BYTES : UINT64_MAX;
+		uint64_t pages;
+
+		if (pa < qa) {                  /* the child's alone */
+			pages = p->pages - iskip;
+			if (pages > (qa - pa) / PAGE_BYTES)
+				pages = (qa - pa) / PAGE_BYTES;
+			push_piece(&c->differ, p, iskip, pages);
+			iskip += pages;
+		} else if (qa < pa) {           /* the parent's alone */
+			pages = q->pages - kskip;
+			if (pages > (pa - qa) / PAGE_BYTES)
+				pages = (pa - qa) / PAGE_BYTES;
+			done = drop(c, qa, qa + pages * PAGE_BYTES, err);
+			kskip += pages;
+		} else {
+			const struct vma *v = vma_at(c->task, pa, &c->vma);
+
+			pages = p->pages - iskip < q->pages - kskip ? p->pages - iskip : q->pages - kskip;
+			if (inherited(v, c->parent))
+				done = compare(c, p, iskip, q, kskip, pages, err);
+			else
+				push_piece(&c->differ, p, iskip, pages);
+			iskip += pages;
+			kskip += pages;
+		}
+		if (p && iskip == p->pages)
+			i++, iskip = 0;
+		if (q && kskip == q->pages)
+			k++, kskip = 0;
+	}
+	return done;
+}
+
+static int fill(struct restoring *r, struct vessel *v, const struct page_map *map, struct err *err)
+{
+	struct page_count count = { 0 };
+	struct source_map src;
+	struct sink_task sink;
+	own_fd mem = -1;
+	int done = proc_open_file(v->pid, "mem", O_RDWR, &mem, err);
+
+	if (done < 0)
+		return done;
+	source_map_init(&src, map);
+	sink_task_init(&sink, v->pid, mem);
+	done = page_pump(&src.base, &sink.base, FILL_THREADS, &count, err);
+	r->result.pages_restored += count.here;
+	return done;
+}
+
+static int fill_child(struct restoring *r, size_t index, const struct task *parent, struct err *err)
+{
+	struct making *m = &r->tasks[index];
+	own_free uint8_t *bufs = mem_new(2 * COMPARE_PAGES * PAGE_BYTES);
+	struct comparing c = {
+		.r = r, .task = &r->snapshot.tasks.at[index], .parent = parent, .own = &m->pages,
+		.theirs = &making_of(r, parent->pid)->pages, .vessel = &m->vessel, .bufs = bufs,
+	};
+	int done = compare_all(&c, err);
+
+	if (done == 0)
+		done = vessel_run(&m->vessel, err);
+	if (done == 0) {
+		c.differ.files.at = m->pages.files.at;
+		c.differ.files.len = m->pages.files.len;
+		done = fill(r, &m->vessel, &c.differ, err);
+	}
+	vec_free(&c.differ.pieces);
+	return done;
+}
+
+static int narrow_all(struct vessel *v, const struct task *t, const struct task *parent, struct err *err)
+{
+	int done = 0;
+
+	for (size_t i = 0; done == 0 && i < t->mm.vmas.len; i++) {
+		const struct vma *m = &t->mm.vmas.at[i];
+
+		if (!narrows(m) || inherited(m, parent))
+			continue;
+		done = room(v, 1, 0, err);
+		script_call(&v->script, OP_WANT_ZERO, SYS_mprotect, m->start, m->end - m->start, m->prot);
+	}
+	return done < 0 ? done : vessel_run(v, err);
+}
+
+int make_mm(struct restoring *r, size_t index, const struct task *parent, struct err *err)
+{
+	const struct task *t = &r->snapshot.tasks.at[index];
+	struct making *m = &r->tasks[index];
+	int done = page_map_load(r->store, IMAGE_PAGEMAP, (uint64_t)t->pid, &m->pages, err);
+
+	LOG_SCOPE("task %d > memory", t->pid);
+	if (done >= 0)
+		done = cut_to_vmas(t, &m->pages, err);
+	if (done == 0)
+		done = map_all(r, &m->vessel, t, parent, err);
+	if (done == 0)
+		done = parent ? fill_child(r, index, parent, err) : fill(r, &m->vessel, &m->pages, err);
+	return done < 0 ? done : narrow_all(&m->vessel, t, parent, err);
+}

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/own.h"
+#include "engine/restoring.h"
+#include "kernel/ptrace.h"
+
+static int room(struct vessel *v, size_t ops, size_t data, struct err *err)
+{
+	return script_fits(&v->script, ops, data) ? 0 : vessel_run(v, err);
+}
+
+/* ---- mappings' last touches: after all clones, for they are not inherited, or not wanted to be ---- */
+
+static int advise(struct vessel *v, const struct vma *m, struct err *err)
+{
+	const uint64_t done_already = 1ull << MADV_HUGEPAGE | 1ull << MADV_NOHUGEPAGE;
+	int done = 0;
+
+	for (unsigned int advice = 0; done == 0 && advice < 32; advice++) {
+		if (!(m->madvise & ~done_already & 1ull << advice))
+			continue;
+		done = room(v, 1, 0, err);
+		if (done == 0)
+			script_call_as(&v->script, advice == MADV_MERGEABLE ? OP_WANT_ANY : OP_WANT_ZERO, SYS_madvise,
+				       "madvise", m->start, m->end - m->start, advice);
+	}
+	return done;
+}
+
+static int finish_mappings(struct vessel *v, const struct task *t, struct err *err)
+{
+	int done = 0;
+
+	for (size_t i = 0; done == 0 && i < t->mm.vmas.len; i++) {
+		const struct vma *m = &t->mm.vmas.at[i];
+
+		if (m->status & (VMA_VVAR | VMA_VDSO))
+			continue;
+		done = advise(v, m, err);
+		if (done == 0 && m->flags & MAP_LOCKED) {
+			done = room(v, 1, 0, err);
+			script_call(&v->script, OP_WANT_ZERO, SYS_mlock2, m->start, m->end - m->start,
+				    m->lock_on_fault ? 1 /* MLOCK_ONFAULT */ : 0);
+		}
+	}
+	return done;
+}
+
+/* ---- descriptors ---- */
+
+/* Closes first..end-1. */
+static int close_range_of(struct vessel *v, unsigned int first, unsigned int end, struct err *err)
+{
+	int done = first < end ? room(v, 1, 0, err) : 0;
+
+	if (done == 0 && first < end)
+		script_call(&v->script, OP_WANT_ZERO, SYS_close_range, first, end - 1, 0);
+	return done;
+}
+
+static int place_fds(struct restoring *r, struct vessel *v, const struct task *t, struct err *err)
+{
+	unsigned int next = 0;
+	int done = 0;
+
+	for (size_t i = 0; done == 0 && i < t->fds.len; i++) {
+		const struct fd_slot *slot = &t->fds.at[i];
+		int from = made_fd(r, slot->file);
+
+		if (from < 0)
+			return err_set(err, EIO, "file %u of descriptor %d was not made", slot->file, slot->fd);
+		done = room(v, 1, 0, err);
+		if (done == 0)
+			script_call_value(&v->script, (uint64_t)slot->fd, SYS_dup3, "dup3", (uint64_t)from,
+					  (uint64_t)slot->fd, slot->cloexec ? O_CLOEXEC : 0);
+		if (done == 0)
+			done = close_range_of(v, next, (unsigned int)slot->fd, err);
+		next = (unsigned int)slot->fd + 1;
+	}
+	return done < 0 ? done : close_range_of(v, next, ~0u, err);
+}
+
+/* Of tasks with one table the first fills it. */
+static bool owns_table(const struct snapshot *s, const struct task *t)
+{
+	for (const struct task *o = s->tasks.at; o < t; o++)
+		if (o->state != TASK_ZOMBIE && o->files_id == t->files_id)
+			return false;
+	return true;
+}
+
+static bool is_our_root(int fd)
+{
+	struct stat a, b;
+
+	return fstat(fd, &a) == 0 && stat("/", &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+static void place_dirs(struct restoring *r, struct vessel *v, const struct task *t)
+{
+	int root = made_fd(r, t->root_file);
+
+	if (!is_our_root(root)) {
+		script_call(&v->script, OP_WANT_ZERO, SYS_fchdir, (uint64_t)root);
+		script_call(&v->script, OP_WANT_ZERO, SYS_chroot, script_data(&v->script, ".", 2));
+	}
+	script_call(&v->script, OP_WANT_ZERO, SYS_fchdir, (uint64_t)made_fd(r, t->cwd_file));
+	script_call(&v->script, OP_WANT_OK, SYS_umask, t->umask);
+}
+
+/* ---- threads ---- */
+
+static int make_threads(struct vessel *v, const struct task *t, struct err *err)
+{
+	int done = 0;
+
+	for (size_t i = 1; done == 0 && i < t->threads.len; i++) {
+		const struct thread *th = &t->threads.at[i];
+		struct clone_args args = {
+			.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
+				 CLONE_PTRACE | CLONE_CHILD_CLEARTID,
+			.child_tid = th->clear_tid,
+			.set_tid_size = 1,
+		};
+
+		done = room(v, 1, sizeof(args) + 64, err);
+		args.set_tid = script_data(&v->script, &th->tid, sizeof(th->tid));
+		script_call_value(&v->script, (uint64_t)th->tid, SYS_clone3, "make a thread with its id",
+				  script_data(&v->script, &args, sizeof(args)), sizeof(args));
+	}
+	if (done == 0)
+		done = vessel_run(v, err);
+	for (size_t i = 1; done == 0 && i < t->threads.len; i++)
+		done = vessel_catch_thread(t->threads.at[i].tid, err);
+	return done;
+}
+
+static int write_thread(struct vessel *v, const struct task *t, size_t index, struct script *s, struct err *err)
+{
+	const struct thread *th = &t->threads.at[index];
+	int done = 0;
+
+	LOG_SCOPE("thread %d", th->tid);
+	for (size_t k = 0; done == 0 && thread_kinds[k]; k++)
+		if (thread_kinds[k]->make)
+			done = thread_kinds[k]->make(t, th, s, err);
+	return done < 0 ? done : vessel_start(v, th->tid, s, err);
+}
+
+/* All threads' scripts at once; the leader's is one of them. */
+static int run_threads(struct vessel *v, const struct task *t, struct err *err)
+{
+	struct script *scripts = mem_new(t->threads.len * sizeof(*scripts));
+	size_t started = 0;
+	int done = 0;
+
+	for (size_t i = 1; i < t->threads.len; i++)
+		vessel_thread_script(v, (unsigned int)i, &scripts[i]);
+	for (; done == 0 && started < t->threads.len; started++)
+		done = write_thread(v, t, started, started == 0 ? &v->script : &scripts[started], err);
+	for (size_t i = 0; done == 0 && i < started; i++) {
+		LOG_SCOPE("thread %d", t->threads.at[i].tid);
+		done = vessel_wait(v, t->threads.at[i].tid, i == 0 ? &v->script : &scripts[i], err);
+	}
+	for (size_t i = 1; i < t->threads.len; i++)
+		script_free(&scripts[i]);
+	free(scripts);
+	script_clear(&v->script);
+	return done;
+}
+
+static int run_task_kinds(struct vessel *v, const struct task *t, bool last, struct err *err)
+{
+	int done = 0;
+
+	for (size_t k = 0; done == 0 && task_kinds[k]; k++)
+		if (task_kinds[k]->make && task_kinds[k]->last == last)
+			done = task_kinds[k]->make(t, v, err);
+	return done < 0 ? done : vessel_run(v, err);
+}
+
+/* ---- the dead and the stopped ---- */
+
+/* Dies as it died: for the tracer first (here), then it is its parent's zombie. */
+static int make_zombie(struct restoring *r, size_t index, struct err *err)
+{
+	const struct task *t = &r->snapshot.tasks.at[index];
+	struct vessel *v = &r->tasks[index].vessel;
+	const struct rlimit no_core = { 0, 0 };
+	int signal = t->exit_code & 0x7f, status, done;
+
+	script_call(&v->script, OP_WANT_ZERO, SYS_setrlimit, RLIMIT_CORE, script_data(&v->script, &no_core, sizeof(no_core)));
+	script_call(&v->script, OP_WANT_ZERO, SYS_prctl, 15 /* PR_SET_NAME */,
+		    script_data(&v->script, t->threads.at[0].comm, sizeof(t->threads.at[0].comm)));
+	done = vessel_run(v, err);
+	if (done == 0 && signal == 0) {
+		script_call(&v->script, OP_WANT_ZERO, SYS_exit_group, (uint64_t)(t->exit_code >> 8 & 0xff));
+		done = vessel_start(v, v->pid, &v->script, err);
+	} else if (done == 0) {
+		done = ptrace_set_sigmask(v->pid, 0, err);
+		if (done == 0)
+			done = ptrace_go(PTRACE_CONT, v->pid, signal, err);
+	}
+	if (done < 0)
+		return done;
+	while (waitpid(v->pid, &status, __WALL) < 0 && errno == EINTR)
+		;
+	if (WIFSTOPPED(status) || (status & 0x7f) != signal)
+		return err_set(err, EIO, "could not die as it did (status %#x)", (unsigned int)status);
+	r->tasks[index].dead = true;
+	return 0;
+}
+
+static int set_registers(const struct task *t, struct err *err)
+{
+	int done = 0;
+
+	for (size_t i = 0; done == 0 && i < t->threads.len; i++) {
+		const struct thread *th = &t->threads.at[i];
+
+		done = ptrace_set_regs(th->tid, &th->regs, err);
+		if (done == 0)
+			done = ptrace_set_xsave(th->tid, th->xsave, th->xsave_len, err);
+		if (done == 0)
+			done = ptrace_set_sigmask(th->tid, th->mask, err);
+	}
+	return done;
+}
+
+int make_state(struct restoring *r, size_t index, struct err *err)
+{
+	const struct task *t = &r->snapshot.tasks.at[index];
+	struct vessel *v = &r->tasks[index].vessel;
+	int done;
+
+	LOG_SCOPE("task %d", t->pid);
+	if (t->state == TASK_ZOMBIE)
+		return make_zombie(r, index, err);
+	done = finish_mappings(v, t, err);
+	if (done == 0)
+		place_dirs(r, v, t);
+	if (done == 0 && owns_table(&r->snapshot, t))
+		done = place_fds(r, v, t, err);
+	if (done == 0)
+		done = make_threads(v, t, err);
+	if (done == 0)
+		done = run_task_kinds(v, t, false, err);
+	if (done == 0)
+		done = run_threads(v, t, err);
+	if (done == 0)
+		done = run_task_kinds(v, t, true, err);
+	if (done == 0)
+		done = vessel_leave(v, err);
+	return done < 0 ? done : set_registers(t, err);
+}
+
+int let_go(struct restoring *r, struct err *err)
+{
+	int done = 0;
+
+	for (size_t i = r->snapshot.tasks.len; done == 0 && i-- > 0;) {
+		const struct task *t = &r->snapshot.tasks.at[i];
+
+		if (r->tasks[i].dead)
+			continue;
+		if (t->state == TASK_STOPPED && kill(t->pid, SIGSTOP) < 0)
+			return err_sys(err, "stop task %d", t->pid);
+		for (size_t k = t->threads.len; done == 0 && k-- > 0;)
+			done = ptrace_detach(t->threads.at[k].tid, err);
+	}
+	return done;
+}

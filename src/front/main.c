@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * main.c - ferry COMMAND [OPTION...]
+ *
+ * Exit status: 0 done; 1 not done, and why is on stderr and in the log;
+ * restore in the foreground: that of the root task.
+ *
+ * No signal is caught: whoever ends ferry ends a dump, and the kernel lets go
+ * of the tasks; or a restore, and the kernel ends what is half made.
+ */
+#include <errno.h>
+#include <stdio.h>
+
+#include "base/own.h"
+#include "front/command.h"
+#include "front/help.h"
+#include "front/report.h"
+
+/* Without a command: help that was asked for, or the same as an error. */
+static int run_none(const struct options *options)
+{
+	if (options->version)
+		puts("Version: " FERRY_VERSION);
+	else if (options->list)
+		help_list(stdout);
+	else
+		help_print(options->help ? stdout : stderr, NULL);
+	return options->version || options->list || options->help ? 0 : 1;
+}
+
+static int run(const struct options *options, int *ret_log_fd, struct err *err)
+{
+	const struct command *command = options->command ? command_find(options->command) : NULL;
+	int r;
+
+	if (!command || options->version || options->list)
+		return run_none(options);
+	if (options->help) {
+		help_print(stdout, command);
+		return 0;
+	}
+	r = report_open(options, ret_log_fd, err);
+	return r < 0 ? r : command->run(options, err);
+}
+
+static int flush(struct err *err)
+{
+	return fflush(stdout) == 0 && !ferror(stdout) ? 0 : err_sys(err, "standard output");
+}
+
+static void hint(const struct options *options)
+{
+	bool known = options->command_bit;
+
+	fprintf(stderr, "Try: ferry%s%s --help\n", known ? " " : "", known ? options->command : "");
+}
+
+int main(int argc, char **argv)
+{
+	struct options options;
+	struct err err = { 0 };
+	int log_fd = -1;
+	int r = options_parse(argc, argv, &options, &err);
+	bool parsed = r == 0;
+
+	if (r == 0)
+		r = run(&options, &log_fd, &err);
+	if (r >= 0 && flush(&err) < 0)
+		r = -err.code;
+	if (r < 0)
+		report_error(&options, log_fd, &err);
+	if (r == -EINVAL && !parsed)
+		hint(&options);
+	options_free(&options);
+	own_fd_drop(&log_fd);
+	return r < 0 ? 1 : r;
+}

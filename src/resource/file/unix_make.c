@@ -47,8 +47,6 @@ struct net {
 	VEC(struct sender) senders;
 	size_t room_bytes;              /* enough to send all that waits anywhere */
 	bool away;                      /* in the empty root */
-	bool listed;                    /* diag is filled */
-	struct sock_diag diag;
 	struct err *err;
 };
 
@@ -113,6 +111,22 @@ static int keep(struct net *net, int fd, int *ret_fd)
 	}
 	*ret_fd = TAKE_FD(low);
 	return 0;
+}
+
+/*
+ * Room for all descriptors that may come, before the table of them is shared with a child: to grow it then costs
+ * milliseconds.
+ */
+static void reserve(const struct net *net)
+{
+	int last = net->m->base_fd + 2 * (int)net->nodes.len + (int)net->m->snapshot->packets.len + 16;
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int far = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, last);
+
+	if (far >= 0)
+		close(far);
+	if (fd >= 0)
+		close(fd);
 }
 
 static int create(struct net *net, uint32_t type, int *ret_fd)
@@ -219,26 +233,23 @@ static void remove_name(const char *name, size_t name_len)
 		(void)unlink(path);
 }
 
-/* A socket file of that name is what the dumped program has left, unless somebody has it bound. */
+/*
+ * A socket file of that name is what the dumped program has left, unless somebody has it bound: a datagram socket
+ * can try to connect to it, and no server takes notice.
+ */
 static int remove_stale(struct net *net, const struct unix_sock *u)
 {
+	struct address a = address_of(u->name, u->name_len);
+	own_fd probe = -1;
 	struct stat st;
-	int r;
 
 	if (lstat(SHOW(u), &st) < 0 || !S_ISSOCK(st.st_mode))
 		return 0;
-	if (!net->listed) {
-		r = sock_diag_collect(-1, &net->diag, net->err);
-		if (r < 0)
-			return r;
-		net->listed = true;
-	}
-	for (size_t i = 0; i < net->diag.unix_socks.len; i++) {
-		const struct sock_unix *sock = &net->diag.unix_socks.at[i];
-
-		if (sock->has_vfs && sock->vfs_dev == st.st_dev && sock->vfs_ino == (uint32_t)st.st_ino)
-			return err_set(net->err, EADDRINUSE, "%s is in use by unix socket %u", SHOW(u), sock->ino);
-	}
+	probe = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (probe < 0)
+		return err_sys(net->err, "create unix socket");
+	if (connect(probe, (struct sockaddr *)&a.un, a.len) == 0 || errno != ECONNREFUSED)
+		return err_set(net->err, EADDRINUSE, "%s is in use by another socket", SHOW(u));
 	remove_name(u->name, u->name_len);
 	return 0;
 }
@@ -521,7 +532,6 @@ static void let_go(struct net *net)
 		close(net->senders.at[i].fd);
 	vec_free(&net->nodes);
 	vec_free(&net->senders);
-	sock_diag_free(&net->diag);
 }
 
 static int gather(struct net *net)
@@ -551,6 +561,7 @@ static int make_net(struct net *net)
 	bool away = false, named = false;
 	int r = gather(net);
 
+	reserve(net);
 	for (size_t i = 0; i < net->nodes.len && r == 0; i++)
 		r = create_node(net, &net->nodes.at[i]);
 	for (size_t i = 0; i < net->nodes.len; i++) {

@@ -133,16 +133,24 @@ static void renamed(void **state)
 static void path_is_in_use(void **state)
 {
 	struct nets *n = *state;
-	struct snapshot s;
-	struct err err = { 0 };
+	static const int types[] = { SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET };
 	int fds[NETS_MAX];
 
-	nets_add(n, nets_bound(SOCK_STREAM, "used"));
-	assert_int_equal(nets_see(n, &s, &err), 0);
-	assert_int_equal(nets_make(&s, fds, &err), -EADDRINUSE);
-	assert_int_equal(access("used", F_OK), 0);
-	assert_non_null(strstr(err.text, "in use by unix socket"));
-	snapshot_free(&s);
+	for (int i = 0; i < 3; i++) {
+		struct snapshot s;
+		struct err err = { 0 };
+
+		n->count = 0;
+		nets_add(n, nets_bound(types[i], "used"));
+		assert_int_equal(nets_see(n, &s, &err), 0);
+		assert_int_equal(nets_make(&s, fds, &err), -EADDRINUSE);
+		assert_int_equal(access("used", F_OK), 0);
+		assert_non_null(strstr(err.text, "used is in use"));
+		snapshot_free(&s);
+		close(n->fds[0]);
+		assert_int_equal(unlink("used"), 0);
+	}
+	n->count = 0;
 }
 
 int main(void)

@@ -23,8 +23,8 @@
 
 #define DELETED      " (deleted)"
 #define MEM_MAJOR    1u
-/* what only matters while a file is being opened; __O_TMPFILE without O_DIRECTORY, which is part of O_TMPFILE */
-#define OPENING      (O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY | (O_TMPFILE & ~O_DIRECTORY))
+/* what only matters while a file is being opened */
+#define OPENING      (O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY)
 
 struct reg {
 	char *path;
@@ -148,6 +148,13 @@ static int check(const struct file *f, const struct reg *s, int fd, struct err *
 	return 0;
 }
 
+static int opening_flags(unsigned int flags)
+{
+	bool tmpfile = (flags & O_TMPFILE) == O_TMPFILE;        /* O_DIRECTORY is a part of it */
+
+	return (int)(flags & ~OPENING & ~(tmpfile ? O_TMPFILE : 0u)) | O_CLOEXEC;
+}
+
 static int reg_make(const struct file *f, struct maker *m, int *ret_fd, struct err *err)
 {
 	const struct reg *s = f->state;
@@ -156,7 +163,7 @@ static int reg_make(const struct file *f, struct maker *m, int *ret_fd, struct e
 
 	if (r < 0)
 		return r;
-	own_fd fd = open(path, (int)(f->flags & ~OPENING) | O_CLOEXEC);
+	own_fd fd = open(path, opening_flags(f->flags));
 	if (fd < 0)
 		return err_sys(err, "open %s", path);
 	r = check(f, s, fd, err);

@@ -124,6 +124,8 @@ def test_completion(tool, words, wanted):
     (["restore", "-r", "/"], "--root: asks for mount namespaces: not handled yet"),
     (["dump", "--config", "/nonexistent/x"], "/nonexistent/x: No such file or directory"),
     (["check", "--feature", "nope"], "no such feature: nope"),
+    (["dump", "-t", "1", "-W", "/nonexistent"], "work directory /nonexistent: No such file or directory"),
+    (["dump", "-t", "1", "-W", "/dev/null"], "work directory /dev/null: Not a directory"),
     (["show", "/nonexistent"], "/nonexistent: No such file or directory"),
 ])
 def test_wrong_usage(tool, workdir, words, why):

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line as its callers know it: words, files and exit statuses."""
+import fcntl
 import os
 import pty
 import re
 import signal
 import subprocess
+import termios
 
 import pytest
 
@@ -14,8 +16,9 @@ from waiting import read_or_empty, wait_asleep, wait_gone, wait_until
 
 COMMANDS = ("dump", "restore", "check", "show", "resume", "kill")
 NO_PID = 4194303        # pid_max is at most one more
-# Ends with status 7 at SIGUSR1.
-SLEEPER = ["python3", "-c", "import signal, sys\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))\nwhile True: signal.pause()"]
+# Ends with status 7 at SIGUSR1, 8 at Ctrl-C.
+SLEEPER = ["python3", "-c", "import signal, sys\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))\n"
+           "signal.signal(signal.SIGINT, lambda *_: sys.exit(8))\nwhile True: signal.pause()"]
 
 
 @pytest.fixture(autouse=True)
@@ -287,6 +290,31 @@ def test_foreground_ends_with_the_roots_status(tool, images, sig, status):
         assert int(stat_of(pid)[1]) == ferry.pid
         os.kill(pid, sig)
         assert ferry.wait(20) == status
+
+
+def in_session_of(terminal):
+    """For Popen: a session of its own on that terminal."""
+    os.setsid()
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+
+def test_ctrl_c_is_the_roots(tool, workdir):
+    """A job of a shell comes back into the foreground of another terminal, where Ctrl-C asks the job, not ferry."""
+    with subprocess.Popen(SLEEPER, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as job:
+        wait_asleep(job.pid)
+        tool.dump(job.pid, workdir, "-j")
+        pid = job.pid
+    ours, its = pty.openpty()
+    with subprocess.Popen(tool.command("restore", "-D", workdir, "-j"), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL, preexec_fn=lambda: in_session_of(its)) as ferry:
+        wait_until(lambda: stat_of(pid) or ferry.poll() is not None, "the task is back")
+        wait_asleep(pid)
+        wait_until(lambda: int(read_or_empty(f"/proc/{ferry.pid}/status").partition("SigIgn:")[2].split()[0], 16) & 2,
+                   "ferry has left Ctrl-C to the task")
+        os.write(ours, b"\x03")
+        assert ferry.wait(20) == 8
+    os.close(ours)
+    os.close(its)
 
 
 def test_sibling(tool, images):

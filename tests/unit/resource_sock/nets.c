@@ -16,12 +16,12 @@
 
 /* ---- a place ---- */
 
-void nets_begin(struct nets *n)
+int nets_set_up(void **state)
 {
-	*n = (struct nets){ 0 };
+	struct nets *n = *state = mem_new(sizeof(*n));
+
 	strcpy(n->dir, "/tmp/ferry-nets-XXXXXX");
-	assert_non_null(mkdtemp(n->dir));
-	assert_int_equal(chdir(n->dir), 0);
+	return mkdtemp(n->dir) ? chdir(n->dir) : -1;
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
@@ -37,11 +37,15 @@ static void close_all(struct nets *n)
 			close(n->fds[i]);
 }
 
-void nets_end(struct nets *n)
+int nets_tear_down(void **state)
 {
+	struct nets *n = *state;
+	int r;
+
 	close_all(n);
-	assert_int_equal(chdir("/"), 0);
-	assert_int_equal(nftw(n->dir, remove_one, 8, FTW_DEPTH | FTW_PHYS), 0);
+	r = chdir("/") < 0 ? -1 : nftw(n->dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+	free(n);
+	return r;
 }
 
 int nets_add(struct nets *n, int fd)

@@ -2,12 +2,12 @@
 /*
  * nets.h - sockets for tests, and their way through an image.
  *
- *	nets_begin(&n)          a temporary directory is the working directory
+ *	nets_set_up             a temporary directory is the working directory
  *	nets_add(&n, fd)        what the "task" (this process) has open; n owns it
  *	nets_see(&n, &s, err)   all of them become a snapshot
  *	nets_again(&n)          see, save, load, close all, make, attach: n's descriptors are the new ones now;
  *	                        what see says of them is compared with what it said of the old ones
- *	nets_end(&n)
+ *	nets_tear_down
  */
 #pragma once
 #include <setjmp.h>
@@ -29,8 +29,8 @@ struct nets {
 	char dir[32];
 };
 
-void nets_begin(struct nets *n);
-void nets_end(struct nets *n);
+int nets_set_up(void **state);          /* of a cmocka test: *state is a struct nets */
+int nets_tear_down(void **state);
 int nets_add(struct nets *n, int fd);           /* returns fd */
 void nets_again(struct nets *n);
 int nets_see(const struct nets *n, struct snapshot *ret, struct err *err);

@@ -19,21 +19,6 @@ static void add_pair(struct nets *n, int type)
 	nets_add(n, pair[1]);
 }
 
-static int set_up(void **state)
-{
-	static struct nets n;
-
-	nets_begin(&n);
-	*state = &n;
-	return 0;
-}
-
-static int tear_down(void **state)
-{
-	nets_end(*state);
-	return 0;
-}
-
 static void pairs(void **state)
 {
 	struct nets *n = *state;
@@ -363,7 +348,7 @@ static void options(void **state)
 
 int main(void)
 {
-#define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, nets_set_up, nets_tear_down)
 	const struct CMUnitTest tests[] = {
 		TEST(pairs), TEST(large_queues), TEST(seeing_consumes_nothing), TEST(listening_at_a_path),
 		TEST(listening_at_an_abstract_name), TEST(listening_for_packets), TEST(listener_is_gone), TEST(removed_paths),

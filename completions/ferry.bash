@@ -8,9 +8,15 @@ _ferry_argument() {
 	_ferry_rows -v word="$1" '$1 == "option" && ("--" $2 == word || "-" $3 == word) { print $4; exit }'
 }
 
+# What compgen finds, a line each: names may have blanks.
+_ferry_offer() {
+	local found
+	found=$(compgen "$@") && mapfile -t COMPREPLY <<<"$found"
+}
+
 _ferry_files() {
 	compopt -o filenames 2>/dev/null
-	mapfile -t COMPREPLY < <(compgen "$1" -- "$2")
+	_ferry_offer "$@"
 }
 
 _ferry() {
@@ -22,22 +28,22 @@ _ferry() {
 
 	if [[ $before == -* ]]; then
 		case $(_ferry_argument "$before") in
-		PID) mapfile -t COMPREPLY < <(compgen -W "$(ps -eo pid=)" -- "$word"); return ;;
-		DIR) _ferry_files -d "$word"; return ;;
-		FILE | PATH) _ferry_files -f "$word"; return ;;
-		NAME) mapfile -t COMPREPLY < <(compgen -W "$(ferry check --feature list)" -- "$word"); return ;;
+		PID) _ferry_offer -W "$(ps -eo pid=)" -- "$word"; return ;;
+		DIR) _ferry_files -d -- "$word"; return ;;
+		FILE | PATH) _ferry_files -f -- "$word"; return ;;
+		NAME) _ferry_offer -W "$(ferry check --feature list)" -- "$word"; return ;;
 		- | \[*) ;;
 		?*) return ;;
 		esac
 	fi
 
 	if [[ -z $command && $word != -* ]]; then
-		mapfile -t COMPREPLY < <(compgen -W "$(_ferry_rows '$1 == "command" { print $2 }')" -- "$word")
+		_ferry_offer -W "$(_ferry_rows '$1 == "command" { print $2 }')" -- "$word"
 	elif [[ $word == -* ]]; then
-		mapfile -t COMPREPLY < <(compgen -W "$(_ferry_rows -v command="$command" \
-			'$1 == "option" && $6 == "taken" && (command == "" || index("," $5 ",", "," command ",")) { print "--" $2 }')" -- "$word")
+		_ferry_offer -W "$(_ferry_rows -v command="$command" \
+			'$1 == "option" && $6 == "taken" && (command == "" || index("," $5 ",", "," command ",")) { print "--" $2 }')" -- "$word"
 	elif [[ $command == show ]]; then
-		_ferry_files -f "$word"
+		_ferry_files -f -- "$word"
 	fi
 }
 

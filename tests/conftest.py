@@ -33,7 +33,9 @@ def pytest_configure(config):
 
 
 def base_of_work():
-    """/dev/shm, a tmpfs that outlives this namespace; /tmp where it is small, as in some containers."""
+    """$FERRY_WORK, or /dev/shm, a tmpfs that outlives this namespace; /tmp where it is small, as in some containers."""
+    if "FERRY_WORK" in os.environ:
+        return os.environ["FERRY_WORK"]
     shm = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None
     return "/dev/shm" if shm and shm.f_bavail * shm.f_frsize >= 1 << 30 else "/tmp"
 

@@ -21,10 +21,10 @@ struct dumping {
 	uint32_t next_pages_id;
 };
 
-static void add_run(struct page_runs *plan, taddr start, taddr end, bool may_skip_zero)
+static void add_run(struct page_runs *plan, taddr start, taddr end, bool may_skip_zero, bool gently)
 {
 	vec_push(plan, ((struct page_run){ .start = start, .pages = (end - start) / PAGE_BYTES, .where = PAGE_HERE,
-					   .may_skip_zero = may_skip_zero }));
+					   .may_skip_zero = may_skip_zero, .gently = gently }));
 }
 
 /* Before PAGEMAP_SCAN (6.7): eight bytes a page.  The page of zeros is not told apart here; the pump sees it. */
@@ -49,7 +49,7 @@ static int plan_by_entries(int pagemap, const struct vma *v, bool may_skip_zero,
 			if (own && last && last->start + last->pages * PAGE_BYTES == at && at > v->start)
 				last->pages++;
 			else if (own)
-				add_run(plan, at, at + PAGE_BYTES, may_skip_zero);
+				add_run(plan, at, at + PAGE_BYTES, may_skip_zero, v->shares_pages);
 		}
 	}
 	return 0;
@@ -66,7 +66,7 @@ static int plan_vma(int pagemap, const struct vma *v, struct page_runs *plan, st
 	taddr at = v->start;
 
 	if (v->status & VMA_VDSO) {     /* whoever restores compares it with the vdso of the kernel there */
-		add_run(plan, v->start, v->end, false);
+		add_run(plan, v->start, v->end, false, true);
 		return 0;
 	}
 	while (at < v->end) {
@@ -77,7 +77,7 @@ static int plan_vma(int pagemap, const struct vma *v, struct page_runs *plan, st
 		if (n < 0)
 			return n;
 		for (int i = 0; i < n; i++)
-			add_run(plan, regions[i].start, regions[i].end, may_skip_zero);
+			add_run(plan, regions[i].start, regions[i].end, may_skip_zero, v->shares_pages);
 	}
 	return 0;
 }
@@ -153,7 +153,7 @@ static int plan_object(int fd, uint64_t size, struct page_runs *plan, struct err
 			return err_sys(err, "look for holes");
 		if ((uint64_t)end > size)
 			end = (off_t)size;
-		add_run(plan, (taddr)at, (taddr)end, true);
+		add_run(plan, (taddr)at, (taddr)end, true, false);
 		plan->at[plan->len - 1].from = (uint64_t)at;
 		at = end;
 	}

@@ -281,7 +281,9 @@ int attach_files(struct restoring *r, struct err *err)
 void remove_ghosts(struct restoring *r)
 {
 	for (size_t i = 0; i < r->maker.ghosts.len; i++) {
-		if (unlink(r->maker.ghosts.at[i].path) < 0)
+		if (r->maker.ghosts.at[i].fd >= 0)
+			close(r->maker.ghosts.at[i].fd);
+		else if (unlink(r->maker.ghosts.at[i].path) < 0)
 			log_warn("%s: can't be removed again", r->maker.ghosts.at[i].path);
 		free(r->maker.ghosts.at[i].path);
 	}

@@ -143,16 +143,21 @@ static int see_threads(struct seen_task *seen, struct task *t, struct err *err)
 	return 0;
 }
 
+static const struct proc_maps *looked_at(const struct seeing *s, pid_t pid)
+{
+	for (size_t i = 0; i < s->look->tasks.len; i++)
+		if (s->look->tasks.at[i].pid == pid)
+			return &s->look->tasks.at[i].maps;
+	return NULL;
+}
+
 /* The mappings' flags were read before the freeze; what has changed since is read again. */
 static int see_maps(struct seeing *s, struct seen_task *seen, pid_t pid, struct err *err)
 {
-	const struct proc_maps *before = NULL;
+	const struct proc_maps *before = looked_at(s, pid);
 	size_t at = 0;
 	int r = proc_maps(pid, &seen->maps, err);
 
-	for (size_t i = 0; i < s->look->tasks.len; i++)
-		if (s->look->tasks.at[i].pid == pid)
-			before = &s->look->tasks.at[i].maps;
 	if (r < 0)
 		return r;
 	for (size_t i = 0; before && i < seen->maps.len; i++) {
@@ -164,6 +169,7 @@ static int see_maps(struct seeing *s, struct seen_task *seen, pid_t pid, struct 
 		    before->at[at].prot != m->prot || before->at[at].ino != m->ino || before->at[at].vm_flags == 0)
 			return proc_smaps_flags(pid, &seen->maps, err);
 		m->vm_flags = before->at[at].vm_flags;
+		m->shared_bytes = before->at[at].shared_bytes;
 	}
 	return before ? 0 : proc_smaps_flags(pid, &seen->maps, err);
 }
@@ -249,6 +255,8 @@ int see_tree(struct seeing *s, struct err *err)
 	int r = 0;
 
 	s->tasks = mem_new(s->tree->tasks.len * sizeof(*s->tasks));
+	for (size_t i = 0; i < s->tree->tasks.len; i++)
+		s->forked_since |= !s->tree->tasks.at[i].zombie && !looked_at(s, s->tree->tasks.at[i].pid);
 	for (size_t i = 0; r >= 0 && i < s->tree->tasks.len; i++)
 		r = see_task(s, i, err);
 	if (r >= 0)

@@ -20,7 +20,7 @@ static int check_map(const struct proc_map *m, struct err *err)
 {
 	static const struct { uint64_t vmf; const char *what; } flags[] = {
 		{ VMF_HT, "huge page (hugetlb)" }, { VMF_IO, "device" }, { VMF_SS, "shadow stack" },
-		{ VMF_UM | VMF_UI | VMF_UW, "userfaultfd" }, { VMF_SL, "sealed" }, { VMF_DP, "droppable" },
+		{ VMF_UM | VMF_UI | VMF_UW, "userfaultfd" }, { VMF_SL, "sealed" }, { VMF_GU, "guarded" }, { VMF_DP, "droppable" },
 	};
 	static const struct { const char *prefix, *what; } names[] = {
 		{ "/SYSV", "SysV shared memory" }, { "/memfd:", "memfd" }, { "/[aio]", "asynchronous I/O" },
@@ -103,6 +103,7 @@ static int see_vma(struct seeing *s, const struct task *t, const struct proc_map
 	v->flags |= m->vm_flags & VMF_NR ? MAP_NORESERVE : 0;
 	v->flags |= m->vm_flags & VMF_LO ? MAP_LOCKED : 0;
 	v->lock_on_fault = m->vm_flags & VMF_LF;
+	v->shares_pages = m->shared_bytes > 0 || s->forked_since;
 	if (m->ino != 0 && m->shared && strcmp(m->name, "/dev/zero (deleted)") == 0) {
 		v->flags |= MAP_ANONYMOUS;
 		v->status |= VMA_ANON_SHARED;

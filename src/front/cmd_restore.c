@@ -139,8 +139,8 @@ static int run(const struct options *options, struct restore_result *ret_result,
 
 int cmd_restore(const struct options *options, struct err *err)
 {
-	struct restore_result result;
-	char pidfile[PATH_MAX];
+	struct restore_result result = { 0 };
+	char pidfile[PATH_MAX] = "";
 	int r = check_usage(options, err);
 
 	if (r == 0 && options->pidfile)

@@ -39,7 +39,9 @@ static int run(const struct options *options, int *ret_log_fd, struct err *err)
 		help_print(stdout, command);
 		return 0;
 	}
-	r = report_open(options, ret_log_fd, err);
+	r = work_dir_check(options, err);
+	if (r == 0)
+		r = report_open(options, ret_log_fd, err);
 	return r < 0 ? r : command->run(options, err);
 }
 

@@ -11,6 +11,20 @@
 #include "base/own.h"
 #include "front/report.h"
 
+int work_dir_check(const struct options *options, struct err *err)
+{
+	bool same = strcmp(options->work_dir, options->images_dir) == 0;
+	struct stat st;
+
+	if (same || !(options->command_bit & (FOR_DUMP | FOR_RESTORE)))
+		return 0;
+	if (stat(options->work_dir, &st) == 0 && !S_ISDIR(st.st_mode))
+		errno = ENOTDIR;
+	else if (access(options->work_dir, W_OK | X_OK) == 0)
+		return 0;
+	return err_sys(err, "work directory %s", options->work_dir);
+}
+
 int work_path(const struct options *options, const char *name, char *ret_path, size_t size, struct err *err)
 {
 	bool absolute = name[0] == '/';

@@ -18,5 +18,8 @@ void report_error(const struct options *options, int log_fd, const struct err *e
 
 void report_done(const struct options *options, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* A directory of -W that nothing can be written to is told before anything is done. */
+int work_dir_check(const struct options *options, struct err *err);
+
 /* A name of -o or --pidfile: as it is, or in the work directory.  ENAMETOOLONG. */
 int work_path(const struct options *options, const char *name, char *ret_path, size_t size, struct err *err);

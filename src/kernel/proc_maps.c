@@ -146,17 +146,34 @@ static bool scan_vm_flags(struct scan *s, uint64_t *ret_flags)
 	return true;
 }
 
+/* "Shared_Clean:    12 kB", "Shared_Dirty: ..." without "Shared_"; what is not understood counts as shared. */
+static uint64_t shared_kib(struct scan *line)
+{
+	uint64_t kib;
+
+	if (scan_text(line, "Hugetlb:"))
+		return 0;
+	if (!scan_text(line, "Clean:") && !scan_text(line, "Dirty:"))
+		return 1;
+	scan_blanks(line);
+	return scan_u64(line, 10, &kib) && kib < UINT64_MAX >> 12 ? kib : 1;
+}
+
 /* Each mapping's first line begins with a lower-case hex number, all the others with a capital. */
 int proc_smaps_parse(const char *text, size_t len, struct proc_maps *maps, struct err *err)
 {
 	struct scan s = scan_of(text, len), line;
-	uint64_t start = 0, end = 0, flags;
+	uint64_t start = 0, end = 0, shared = 0, flags;
 	size_t at = 0, matched = 0;
 
 	for (size_t i = 0; i < maps->len; i++)
 		maps->at[i].vm_flags = 0;
 	while (scan_line(&s, &line)) {
 		if (line.at < line.end && *line.at >= 'A' && *line.at <= 'Z') {
+			if (scan_text(&line, "Shared_")) {
+				shared += shared_kib(&line);
+				continue;
+			}
 			if (!scan_text(&line, "VmFlags:"))
 				continue;
 			if (!scan_vm_flags(&line, &flags))
@@ -164,11 +181,14 @@ int proc_smaps_parse(const char *text, size_t len, struct proc_maps *maps, struc
 			while (at < maps->len && maps->at[at].start < start)
 				at++;
 			if (at < maps->len && maps->at[at].start == start && maps->at[at].end == end) {
+				maps->at[at].shared_bytes = shared * 1024;
 				maps->at[at++].vm_flags = flags;
 				matched++;
 			}
 		} else if (!scan_range(&line, &start, &end)) {
 			return err_set(err, EBADMSG, "smaps is not understood");
+		} else {
+			shared = 0;
 		}
 	}
 	return (int)(maps->len - matched);

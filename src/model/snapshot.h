@@ -41,6 +41,7 @@ struct vma {
 	uint64_t madvise;               /* bit n: madvise(n) is in force */
 	bool account;                   /* was writable once: counts as committed memory */
 	bool lock_on_fault;             /* MAP_LOCKED, but only of what is touched */
+	bool shares_pages;              /* dump: some of its pages are others' too (copy on write) */
 };
 
 struct mm {

@@ -33,6 +33,7 @@ struct page_run {
 	uint64_t pages;
 	enum page_where where;
 	bool may_skip_zero;     /* a page of zeros need not be moved: nothing there reads as zeros too */
+	bool gently;            /* read it without touching how the task shares it with others */
 	uint64_t from;          /* the source's own: where it has the bytes */
 	uint32_t part;          /* the source's own: in which of its files */
 };

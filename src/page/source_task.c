@@ -16,13 +16,16 @@ static int next_run(struct page_source *src, struct page_run *ret_run, struct er
 	return 1;
 }
 
-/* process_vm_readv is twice as fast and obeys the mapping's rights; /proc/PID/mem does not mind them. */
+/*
+ * process_vm_readv is twice as fast, but obeys the mapping's rights and, since Linux 5.19, gives the task a copy of
+ * each page that it shares by copy on write (it pins pages, and only exclusive ones may be).  /proc/PID/mem does neither.
+ */
 static int read_run(struct page_source *src, const struct page_run *run, void *buf, struct err *err)
 {
 	struct source_task *s = (struct source_task *)src;
 	size_t len = run->pages * PAGE_BYTES;
 	struct iovec here = { buf, len }, there = { (void *)(uintptr_t)run->start, len };
-	ssize_t got = process_vm_readv(s->pid, &here, 1, &there, 1, 0);
+	ssize_t got = run->gently ? -1 : process_vm_readv(s->pid, &here, 1, &there, 1, 0);
 
 	if (got == (ssize_t)len)
 		return 0;

@@ -279,7 +279,35 @@ static const struct ghost *ghost_of_file(const struct snapshot *s, uint32_t id)
 	return NULL;
 }
 
-int ghost_make(uint32_t id, const char *path, struct maker *m, const char **ret_path, struct err *err)
+/* In the directory where it was; others open it through ferry's descriptor. */
+static int create_nameless(const char *path, int flags, char **ret_path, int *ret_fd, struct err *err)
+{
+	own_free char *dir = mem_str(path);
+	int fd;
+
+	*strrchr(dir, '/') = '\0';
+	fd = open(dir[0] ? dir : "/", (flags & ~O_ACCMODE) | O_RDWR, 0600);
+	if (fd < 0)
+		return err_sys(err, "create a file without a name in %s", dir);
+	*ret_path = mem_fmt("/proc/self/fd/%d", fd);
+	*ret_fd = fd;
+	return 0;
+}
+
+static int furnish(const struct ghost *g, struct store *store, int fd, const char *path, struct err *err)
+{
+	const struct timespec times[2] = { g->atime, g->mtime };
+	int r = fill(g, store, fd, err);
+
+	if (r < 0)
+		return r;
+	if (fchown(fd, g->uid, g->gid) < 0 || fchmod(fd, g->mode & 07777) < 0 || futimens(fd, times) < 0)
+		return err_sys(err, "set the attributes of %s", path);
+	return 0;
+}
+
+int ghost_make(uint32_t id, const char *path, int tmpfile_flags, struct maker *m, const char **ret_path, int *ret_fd,
+	       struct err *err)
 {
 	const struct ghost *g = ghost_of_file(m->snapshot, id);
 	own_free char *at = NULL;
@@ -293,17 +321,18 @@ int ghost_make(uint32_t id, const char *path, struct maker *m, const char **ret_
 			*ret_path = m->ghosts.at[i].path;
 			return 0;
 		}
-	r = create(g, path, &at, &fd, err);
+	r = tmpfile_flags ? create_nameless(path, tmpfile_flags, &at, &fd, err) : create(g, path, &at, &fd, err);
 	if (r < 0)
 		return r;
 	vec_add(&m->ghosts);
 	m->ghosts.at[m->ghosts.len - 1].id = g->id;
+	m->ghosts.at[m->ghosts.len - 1].fd = -1;
 	*ret_path = m->ghosts.at[m->ghosts.len - 1].path = TAKE_PTR(at);
-	r = fill(g, m->store, fd, err);
-	if (r < 0)
+	r = furnish(g, m->store, fd, *ret_path, err);
+	if (r < 0 || !tmpfile_flags)
 		return r;
-	const struct timespec times[2] = { g->atime, g->mtime };
-	if (fchown(fd, g->uid, g->gid) < 0 || fchmod(fd, g->mode & 07777) < 0 || futimens(fd, times) < 0)
-		return err_sys(err, "set the attributes of %s", *ret_path);
+	m->ghosts.at[m->ghosts.len - 1].fd = TAKE_FD(fd);       /* what its path leads through */
+	if ((tmpfile_flags & O_ACCMODE) == O_RDWR)
+		*ret_fd = fcntl(m->ghosts.at[m->ghosts.len - 1].fd, F_DUPFD_CLOEXEC, 0);
 	return 0;
 }

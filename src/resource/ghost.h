@@ -13,8 +13,13 @@
 /* Notes that v is open on a ghost; the same inode is one ghost. */
 void ghost_see(const struct fd_view *v);
 
-/* Where file `id`, once called `path`, is to be opened: *ret_path changes only for a ghost. */
-int ghost_make(uint32_t id, const char *path, struct maker *m, const char **ret_path, struct err *err);
+/*
+ * Where file `id`, once called `path`, is to be opened: *ret_path changes only
+ * for a ghost.  tmpfile_flags: 0, or how it was opened as a file without a name
+ * (O_TMPFILE); the first such description comes with the ghost: *ret_fd.
+ */
+int ghost_make(uint32_t id, const char *path, int tmpfile_flags, struct maker *m, const char **ret_path, int *ret_fd,
+	       struct err *err);
 
 int ghost_save(const struct snapshot *s, struct store *store, struct err *err);
 int ghost_load(struct snapshot *s, struct store *store, struct err *err);

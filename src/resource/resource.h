@@ -63,7 +63,7 @@ struct maker {
 	int base_fd;                    /* descriptors of ferry's own are at or above this number; the tasks' are below */
 	VEC(int) fds;                   /* fds.at[i]: descriptor of snapshot->files.at[i]; -1: not made (yet) */
 	VEC(struct made_pipe) pipes;
-	VEC(struct { uint32_t id; char *path; }) ghosts;        /* made, to be unlinked at the end */
+	VEC(struct { uint32_t id; char *path; int fd; }) ghosts;        /* made; unlinked at the end, or (fd >= 0) closed */
 };
 
 #define FILE_ID_ALSO 0x80000000u

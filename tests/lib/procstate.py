@@ -34,6 +34,7 @@ class Numbering:
         self.ranks = {}
 
     def plain(self, link):
+        link = re.sub(r"/#\d+ \(deleted\)$", "/#INODE (deleted)", link)       # O_TMPFILE: named by its inode
         return re.sub(r"\[(\d+)\]$", lambda m: f"#{self.ranks.setdefault(m[0] + link, len(self.ranks))}", link)
 
 

@@ -232,7 +232,7 @@ static size_t see_outside(const char *base, char *out, size_t room)
 	static const char *const files[] = { "cmdline", "environ", "auxv", "limits", "oom_score_adj", "personality", "timerslack_ns", "comm" };
 	static const char *const links[] = { "exe", "cwd", "root" };
 	static const char *const lines[] = { "Umask", "Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs",
-					     "Seccomp", "Cpus_allowed", "THP_enabled", "SigBlk", "SigIgn", "SigCgt" };
+					     "Seccomp", "Cpus_allowed", "THP_enabled", "SigIgn", "SigCgt" };
 	static char text[TEXT_ROOM];
 	char path[400], link[256];
 	size_t n = 0;

@@ -9,6 +9,7 @@
 #define PAGES 16
 #define BYTES (PAGES * RES_PAGE)
 #define KIDS 2
+#define SHM_NAME "shm"	/* in the working directory, a tmpfs where there is room: goes away with it */
 #define UNTOUCHED 3	/* the page nobody ever touches */
 
 enum { ANON, ZERO, SHM, SHM_GONE, SHARES };
@@ -17,7 +18,6 @@ struct world {
 	char *at[SHARES];
 	char *twin;	/* ANON once more, from its page 4 on */
 	int self;	/* 0 parent, 1 and 2 children: each writes page 8 + self */
-	char shm_name[64];
 };
 
 static int page_present(const void *at)
@@ -58,13 +58,12 @@ static void make(struct res *r, struct world *w)
 	char gone[80];
 	int zero = open("/dev/zero", O_RDWR);
 
-	snprintf(w->shm_name, sizeof(w->shm_name), "/dev/shm/ferry-res-%d-%ld", getpid(), (long)time(NULL));
-	snprintf(gone, sizeof(gone), "%s-gone", w->shm_name);
+	snprintf(gone, sizeof(gone), "/dev/shm/ferry-res-%d-%ld", getpid(), (long)time(NULL));
 	w->at[ANON] = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	w->at[ZERO] = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, zero, 0);
 	MUST(r, w->at[ANON] != MAP_FAILED && w->at[ZERO] != MAP_FAILED);
 	close(zero);
-	w->at[SHM] = shm_make(r, w->shm_name, true);
+	w->at[SHM] = shm_make(r, SHM_NAME, true);
 	w->at[SHM_GONE] = shm_make(r, gone, false);
 	w->twin = mremap(w->at[ANON] + 4 * RES_PAGE, 0, 8 * RES_PAGE, MREMAP_MAYMOVE);
 	MUST(r, w->twin != MAP_FAILED && w->twin != w->at[ANON] + 4 * RES_PAGE);
@@ -146,11 +145,11 @@ static void parent_check(struct res *r, struct world *w, const pid_t *kids)
 		words_check(r, w, k + 1, r->round);
 	contents_check(r, w);
 	WANT_EQ(r, *(uint64_t *)(w->twin + 4 * RES_PAGE), *word_of(w, ANON, 0), "second mapping, written through the first");
-	int fd = open(w->shm_name, O_RDONLY | O_CLOEXEC);
+	int fd = open(SHM_NAME, O_RDONLY | O_CLOEXEC);
 	WANT(r, fd >= 0 && pread(fd, &word, 8, 8 * RES_PAGE) == 8 && word == *word_of(w, SHM, 0),
-	     "file in /dev/shm: wanted %#lx, found %#lx", *word_of(w, SHM, 0), word);
+	     "shared file: wanted %#lx, found %#lx", *word_of(w, SHM, 0), word);
 	close(fd);
-	WANT(r, stat(w->shm_name, &st) == 0 && st.st_size == BYTES, "file in /dev/shm: size or name gone");
+	WANT(r, stat(SHM_NAME, &st) == 0 && st.st_size == BYTES, "shared file: size or name gone");
 }
 
 int main(int argc, char **argv)

@@ -204,6 +204,7 @@ int main(int argc, char **argv)
 	for (;;) {
 		res_next(&r);
 		for (int i = 0; i < 2; i++) {
+			wait_held(&threads[i]);	/* back asleep after a restore: else the wait would find the new value at once */
 			__atomic_store_n(&threads[i].h.go, 1, __ATOMIC_SEQ_CST);
 			syscall(SYS_futex, &threads[i].h.go, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 		}

@@ -110,7 +110,7 @@ def test_kill_in_dump_that_leaves_running(tool, start, workdir, chance):
         fresh()
     victim.is_as_it_was()
     print(f"{killed} of {KILLS} kills before the end of a dump that takes {usual_s * 1000:.1f} ms")
-    assert killed >= KILLS // 2
+    assert killed >= KILLS // 4
 
 
 def test_kill_in_dump(tool, start, workdir, chance):

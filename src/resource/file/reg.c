@@ -23,8 +23,8 @@
 
 #define DELETED      " (deleted)"
 #define MEM_MAJOR    1u
-/* what only matters while a file is being opened; __O_TMPFILE without O_DIRECTORY, which is part of O_TMPFILE */
-#define OPENING      (O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY | (O_TMPFILE & ~O_DIRECTORY))
+/* what only matters while a file is being opened */
+#define OPENING      (O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY)
 
 struct reg {
 	char *path;
@@ -148,15 +148,28 @@ static int check(const struct file *f, const struct reg *s, int fd, struct err *
 	return 0;
 }
 
+/* Never had a name; O_DIRECTORY is a part of it. */
+static bool is_tmpfile(unsigned int flags)
+{
+	return (flags & O_TMPFILE) == O_TMPFILE;
+}
+
+static int opening_flags(unsigned int flags)
+{
+	return (int)(flags & ~OPENING & ~(is_tmpfile(flags) ? O_TMPFILE : 0u)) | O_CLOEXEC;
+}
+
 static int reg_make(const struct file *f, struct maker *m, int *ret_fd, struct err *err)
 {
 	const struct reg *s = f->state;
 	const char *path = s->path;
-	int r = ghost_make(f->id, s->path, m, &path, err);
+	own_fd fd = -1;
+	int r = ghost_make(f->id, s->path, is_tmpfile(f->flags) ? opening_flags(f->flags) | O_TMPFILE : 0, m, &path, &fd, err);
 
 	if (r < 0)
 		return r;
-	own_fd fd = open(path, (int)(f->flags & ~OPENING) | O_CLOEXEC);
+	if (fd < 0)
+		fd = open(path, opening_flags(f->flags));
 	if (fd < 0)
 		return err_sys(err, "open %s", path);
 	r = check(f, s, fd, err);

@@ -37,6 +37,9 @@ static int itimers_see(const struct task_view *v, struct task *t, struct err *er
 			return r;
 		t->itimers[which].interval_us = (uint64_t)it.it_interval.tv_sec * US_PER_S + (uint64_t)it.it_interval.tv_usec;
 		t->itimers[which].left_us = (uint64_t)it.it_value.tv_sec * US_PER_S + (uint64_t)it.it_value.tv_usec;
+		/* It went off and its signal waits: the kernel sets it anew when that is taken, but not one that was made without time. */
+		if (t->itimers[which].interval_us && t->itimers[which].left_us == 0)
+			t->itimers[which].left_us = 1;
 	}
 	return 0;
 }

@@ -4,7 +4,7 @@
  *
  *	unix.c          see, save, load, and whether the sockets of a snapshot fit together
  *	unix_queue.c    what waits in them: peeked at, to and from sk-queues.img
- *	unix_make.c     all of them made at once, for hardly any can be made alone
+ *	unix_make.c     all of them made at once, for hardly any can be made alone (unix_net.h)
  */
 #pragma once
 #include <sys/un.h>

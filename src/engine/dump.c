@@ -120,6 +120,7 @@ static void wait_for_death(const struct dump *d)
 
 static int dump_let_go(struct dump *d, struct err *err)
 {
+	struct err lost;
 	int r = 0;
 
 	if (d->options->then == DUMP_THEN_KILL) {
@@ -132,7 +133,9 @@ static int dump_let_go(struct dump *d, struct err *err)
 	}
 	d->frozen = false;
 	d->result.total_us = clock_us() - d->started_us;
-	return r < 0 ? r : save_stats(d, err);
+	if (r == 0 && save_stats(d, &lost) < 0)
+		log_warn("stats-dump: %s", lost.text);
+	return r;
 }
 
 static void dump_free(struct dump *d)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 
 #include "base/log.h"
@@ -34,7 +35,23 @@ static int check_kind(const struct vma *v, struct err *err)
 	return 0;
 }
 
-static int load_file_map(struct snapshot *s, struct vma *v, struct err *err)
+static bool is_open(const struct snapshot *s, const struct file *f)
+{
+	for (size_t i = 0; i < s->tasks.len; i++)
+		for (size_t k = 0; k < s->tasks.at[i].fds.len; k++)
+			if (s->tasks.at[i].fds.at[k].file == f->id)
+				return true;
+	return false;
+}
+
+/* CRIU notes the rights that a mapping needs of its file with the mapping, not with the file. */
+static void widen(struct snapshot *s, struct file *f, const VmaEntry *e)
+{
+	if (e->has_fdflags && (e->fdflags & O_ACCMODE) == O_RDWR && (f->flags & O_ACCMODE) == O_RDONLY && !is_open(s, f))
+		f->flags |= O_RDWR;
+}
+
+static int load_file_map(const VmaEntry *e, struct snapshot *s, struct vma *v, struct err *err)
 {
 	struct file *f;
 	int r;
@@ -44,9 +61,11 @@ static int load_file_map(struct snapshot *s, struct vma *v, struct err *err)
 	r = load_need_file(s, (uint32_t)v->object, "mapped file", &f, err);
 	if (r == 0 && f->type->record != FD_TYPES__REG)
 		return err_set(err, EBADMSG, "file %u can't be mapped", f->id);
-	if (r == 0)
-		f->mapped = true;
-	return r;
+	if (r < 0)
+		return r;
+	f->mapped = true;
+	widen(s, f, e);
+	return 0;
 }
 
 static int load_shared(struct snapshot *s, const struct vma *v, struct err *err)
@@ -89,7 +108,7 @@ static int load_vma(const VmaEntry *e, struct snapshot *s, struct task *t, struc
 			       (unsigned long long)v.pgoff);
 	r = check_kind(&v, err);
 	if (r == 0 && v.status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED))
-		r = load_file_map(s, &v, err);
+		r = load_file_map(e, s, &v, err);
 	if (r == 0 && v.status & VMA_ANON_SHARED)
 		r = load_shared(s, &v, err);
 	if (r == 0)

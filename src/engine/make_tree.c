@@ -14,10 +14,17 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/restoring.h"
+#include "kernel/proc_task.h"
+
+#define CLONE_TRIES     50
+#define PID_NAP_NS      1000000
+#define ZOMBIE_WAIT_US  5000000u
 
 struct making *making_of(struct restoring *r, pid_t pid)
 {
@@ -40,12 +47,24 @@ static void script_clone(struct vessel *by, pid_t pid, uint64_t flags)
 	script_call_value(&by->script, (uint64_t)pid, SYS_clone3, "make a task with its pid", at, sizeof(args));
 }
 
+/* A pid is taken until the zombie that had it was waited for, and a moment longer. */
+static int clone_when_free(struct vessel *by, pid_t pid, uint64_t flags, struct err *err)
+{
+	int done = -EEXIST;
+
+	for (int tries = 0; done == -EEXIST && tries < CLONE_TRIES; tries++) {
+		if (tries > 0)
+			nanosleep(&(struct timespec){ .tv_nsec = PID_NAP_NS }, NULL);
+		script_clone(by, pid, flags);
+		done = vessel_run(by, err);
+	}
+	return done;
+}
+
 static int clone_by(struct vessel *by, pid_t pid, uint64_t flags, struct vessel *ret_vessel, struct err *err)
 {
-	int done;
+	int done = clone_when_free(by, pid, flags, err);
 
-	script_clone(by, pid, flags);
-	done = vessel_run(by, err);
 	if (done == -EEXIST)
 		return err_set(err, EEXIST, "pid %d is taken by another task", pid);
 	return done < 0 ? done : vessel_adopt(pid, by, ret_vessel, err);
@@ -291,8 +310,13 @@ static int make_root(struct restoring *r, struct err *err)
 {
 	const struct task *t = &r->snapshot.tasks.at[0];
 	struct making *m = &r->tasks[0];
-	int done = vessel_create(t->pid, r->options->sibling, &r->blob, &m->vessel, err);
+	int done = -EEXIST;
 
+	for (int tries = 0; done == -EEXIST && tries < CLONE_TRIES; tries++) {
+		if (tries > 0)
+			nanosleep(&(struct timespec){ .tv_nsec = PID_NAP_NS }, NULL);
+		done = vessel_create(t->pid, r->options->sibling, &r->blob, &m->vessel, err);
+	}
 	if (done < 0)
 		return done;
 	m->made = true;
@@ -301,9 +325,39 @@ static int make_root(struct restoring *r, struct err *err)
 	return make_subtree(r, 0, NULL, err);
 }
 
+static bool is_zombie(pid_t pid)
+{
+	struct proc_stat st;
+
+	return proc_stat(pid, 0, &st, &(struct err){ 0 }) == 0 && (st.state == 'Z' || st.state == 'X');
+}
+
+/* All pids and tids must be free; one whose last owner is a zombie soon will be, if its parent is any good. */
+static int wait_for_pids(struct restoring *r, struct err *err)
+{
+	uint64_t until_us = clock_us() + ZOMBIE_WAIT_US;
+
+	for (size_t i = 0; i < r->snapshot.tasks.len; i++)
+		for (size_t k = 0; k < r->snapshot.tasks.at[i].threads.len; k++) {
+			pid_t tid = r->snapshot.tasks.at[i].threads.at[k].tid;
+
+			while (kill(tid, 0) == 0 || errno != ESRCH) {
+				if (!is_zombie(tid))
+					return err_set(err, EEXIST, "pid %d is taken by another task", tid);
+				if (clock_us() > until_us)
+					return err_set(err, EEXIST, "pid %d is still taken by a zombie that nobody waits for", tid);
+				nanosleep(&(struct timespec){ .tv_nsec = PID_NAP_NS }, NULL);
+			}
+		}
+	return 0;
+}
+
 int make_tree(struct restoring *r, struct err *err)
 {
-	int done;
+	int done = wait_for_pids(r, err);
+
+	if (done < 0)
+		return done;
 
 	if (r->snapshot.tasks.at[0].sid != r->snapshot.tasks.at[0].pid && !r->options->shell_job)
 		return err_set(err, EINVAL, "the root task was no session leader: use --shell-job to restore it into this session");

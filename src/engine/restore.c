@@ -129,6 +129,7 @@ int restore_run(const struct restore_options *options, struct restore_result *re
 		{ "state", restore_state }, { "go", let_go },
 	};
 	struct restoring r = { .options = options };
+	struct err lost;
 	uint64_t started_us = clock_us();
 	size_t end = options->check_only ? 1 : ARRAY_LEN(steps);
 	int done = 0;
@@ -143,8 +144,8 @@ int restore_run(const struct restore_options *options, struct restore_result *re
 		kill_all(&r);
 	else
 		count(&r, started_us);
-	if (done == 0 && !options->check_only)
-		done = save_stats(&r, err);
+	if (done == 0 && !options->check_only && save_stats(&r, &lost) < 0)
+		log_warn("stats-restore: %s", lost.text);
 	if (done == 0)
 		*ret_result = r.result;
 	restoring_free(&r);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -9,7 +10,9 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "base/own.h"
 #include "inject/vessel.h"
@@ -23,6 +26,7 @@
 #define LEADER_AREA     (LEADER_DATA + LEADER_OPS + PAGE)
 #define THREAD_DATA     (3u * 1024)
 #define THREAD_OPS      (4u * 1024)
+#define FREED_WAIT_US   100000u
 #define THREAD_AREA     (8u * 1024)
 #define STACK_BYTES     512u                    /* the interpreter uses less than 64 */
 #define VESSEL_MASK     (~(1ull << (SIGTRAP - 1)))
@@ -200,7 +204,12 @@ static int drop_rseq(struct vessel *v, struct err *err)
 	return 0;
 }
 
-static pid_t clone_self(pid_t pid, bool sibling)
+/*
+ * A copy of ferry that waits to be held.  Should ferry die before that, which
+ * is before EXITKILL holds, nobody has the other end of the leash any more, and
+ * the copy ends by itself.
+ */
+static pid_t clone_self(pid_t pid, bool sibling, const int leash[2])
 {
 	pid_t set[1] = { pid };
 	struct clone_args args = {
@@ -211,9 +220,26 @@ static pid_t clone_self(pid_t pid, bool sibling)
 	};
 	pid_t got = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
 
-	if (got == 0)
-		for (;;)
-			syscall(SYS_pause);
+	if (got == 0) {
+		char byte;
+
+		syscall(SYS_close, leash[1]);
+		while (syscall(SYS_read, leash[0], &byte, 1) != 0)
+			;
+		syscall(SYS_exit_group, 1);
+	}
+	return got;
+}
+
+/* A number stays taken for a moment after its last task was reaped and has left /proc. */
+static pid_t clone_when_free(pid_t pid, bool sibling, const int leash[2])
+{
+	const uint64_t end_us = clock_us() + FREED_WAIT_US;
+	pid_t got;
+
+	do
+		got = clone_self(pid, sibling, leash);
+	while (got < 0 && errno == EEXIST && clock_us() < end_us && kill(pid, 0) < 0 && usleep(FREED_WAIT_US / 1000) == 0);
 	return got;
 }
 
@@ -263,9 +289,13 @@ int vessel_create(pid_t pid, bool sibling, const struct blob_place *place, struc
 		  struct err *err)
 {
 	struct vessel v = { .blob = *place };
-	int r;
+	own_fd keep = -1, give = -1;
+	int leash[2], r;
 
-	v.pid = clone_self(pid, sibling);
+	if (pipe2(leash, O_CLOEXEC) < 0)
+		return err_sys(err, "make a pipe");
+	keep = leash[1], give = leash[0];
+	v.pid = clone_when_free(pid, sibling, leash);
 	if (v.pid < 0 && errno == EEXIST)
 		return err_set(err, EEXIST, "pid %d is taken by another task", pid);
 	if (v.pid < 0)

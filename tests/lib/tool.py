@@ -35,7 +35,7 @@ class Tool:
 
     def run(self, action, *options, timeout_s=120, **kwargs):
         """Runs to its end whatever that is: returns subprocess's result (text)."""
-        return subprocess.run(self.command(action, *options), capture_output=True, text=True, check=False,
+        return subprocess.run(self.command(action, *options), capture_output=True, text=True, errors="backslashreplace", check=False,
                               stdin=subprocess.DEVNULL, timeout=timeout_s, **kwargs)
 
     def run_well(self, action, directory, *options, **kwargs):

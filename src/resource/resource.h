@@ -144,7 +144,8 @@ extern const struct thread_kind *const thread_kinds[];
 
 /*
  * The core image of a thread: all kinds' save and load.  The leader's (tid ==
- * pid) carries the task kinds too.  A dead task has no threads: th is NULL.
+ * pid) carries the task kinds too.  Of a dead task (TASK_ZOMBIE) there are
+ * only its exit code and its leader's name.
  * core_load sets t->state, exit_code and stop_signal, and for the leader
  * everything that core.tc tells; t->pid and the tid of every thread in
  * t->threads are set before, by the caller.

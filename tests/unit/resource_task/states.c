@@ -225,7 +225,9 @@ void same_thread(const struct thread *a, const struct thread *b)
 	SAME(mask), SAME(clear_tid), SAME(robust_head), SAME(robust_len);
 	SAME(altstack.sp), SAME(altstack.size), SAME(altstack.flags);
 	SAME(rseq.pointer), SAME(rseq.size), SAME(rseq.signature);
-	SAME(pdeath_signal), SAME(nice), SAME(policy), SAME(priority), SAME(affinity.len);
+	SAME(pdeath_signal);
+	SAME(nice), SAME(policy), SAME(priority);
+	SAME(affinity.len);
 	for (size_t i = 0; i < a->affinity.len; i++)
 		SAME(affinity.at[i]);
 	same_creds(&a->creds, &b->creds);

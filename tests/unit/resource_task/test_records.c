@@ -70,15 +70,16 @@ static void save_and_load(void **state)
 static void dead_task(void **state)
 {
 	struct task x = { .pid = 1000, .state = TASK_ZOMBIE, .exit_code = 0x700 }, y = { .pid = 1000 };
-	struct thread leader = { .tid = 1000, .comm = "gone" };
+	struct thread leader = { .tid = 1000, .comm = "gone" }, back = { .tid = 1000 };
 	CoreEntry *core = through_bytes(core_save(&x, &leader));
 	struct err err;
 
 	(void)state;
 	assert_int_equal(core->tc->task_state, TASK_DEAD);
 	assert_string_equal(core->tc->comm, "gone");
-	assert_int_equal(core_load(core, &y, NULL, true, &err), 0);
-	assert_int_equal(y.state, TASK_DEAD);
+	assert_int_equal(core_load(core, &y, &back, true, &err), 0);
+	assert_int_equal(y.state, TASK_ZOMBIE);
+	assert_string_equal(back.comm, "gone");
 	assert_int_equal(y.exit_code, 0x700);
 	core_entry__free_unpacked(core, NULL);
 }

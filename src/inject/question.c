@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/own.h"
 #include "inject/question.h"
+#include "kernel/arch/x86_64/xstate.h"
 #include "kernel/sys.h"
 
 #define PAGE                    4096u
@@ -232,9 +233,27 @@ static bool own_stack(const struct subject *s, const struct proc_maps *maps, con
 	return below && below->end == m->start && below->prot == PROT_NONE;
 }
 
+/*
+ * How much of the XSAVE area goes into a frame: up to the last component in use.
+ * ptrace gives room for all that the processor has, and a frame that says it is
+ * larger than what this task may use (AMX) is taken for one without any vector
+ * state.  What lies behind is in its initial state, and is put back to that.
+ */
+static size_t frame_xsave_len(const struct subject *s)
+{
+	size_t end = XSTATE_LEGACY_BYTES, offset, len;
+	uint64_t used;
+
+	memcpy(&used, s->xsave + XSTATE_HEADER, sizeof(used));
+	for (unsigned int i = XSTATE_AVX; i < 63; i++)
+		if (used >> i & 1 && xstate_place(i, &offset, &len) && offset + len > end)
+			end = offset + len;
+	return end < s->xsave_len ? end : s->xsave_len;
+}
+
 static size_t frame_bytes(const struct subject *s)
 {
-	return sizeof(struct sigframe) + s->xsave_len + 4 + 64 + 16;
+	return sizeof(struct sigframe) + frame_xsave_len(s) + 4 + 64 + 16;
 }
 
 static int find_room(const struct subject *s, const struct proc_maps *maps, unsigned int slot, taddr *ret_top,
@@ -297,8 +316,9 @@ static int save_bytes(struct subject *s, taddr from, taddr to, struct err *err)
 
 static int lay_frame(struct subject *s, taddr top, struct err *err)
 {
-	taddr fpstate = (top - s->xsave_len - 4) & ~63ull;
-	own_free uint8_t *xsave = mem_dup(s->xsave, s->xsave_len + 4);
+	size_t len = frame_xsave_len(s);
+	taddr fpstate = (top - len - 4) & ~63ull;
+	own_free uint8_t *xsave = mem_dup(s->xsave, len + 4);
 	struct sigframe frame;
 	int r;
 
@@ -307,10 +327,10 @@ static int lay_frame(struct subject *s, taddr top, struct err *err)
 	r = save_bytes(s, s->out, top, err);
 	if (r < 0)
 		return r;
-	mark_xsave(xsave, s->xsave_len);
+	mark_xsave(xsave, len);
 	/* restart_syscall after a sigreturn answers EINTR: a frame needs the real number */
 	fill_frame(s, &s->restart, fpstate, &frame);
-	r = sys_write_memory(s->tid, fpstate, xsave, s->xsave_len + 4, err);
+	r = sys_write_memory(s->tid, fpstate, xsave, len + 4, err);
 	return r < 0 ? r : sys_write_memory(s->tid, s->frame, &frame, sizeof(frame), err);
 }
 

@@ -388,15 +388,18 @@ static int put_in_place(const struct question *q, struct err *err)
 	return ptrace_set_regs(q->subject->tid, &r, err);
 }
 
+/* The sigreturn of the question before, or of the frame itself: its entry is where the next one goes. */
+static int start(struct subject *s, struct err *err)
+{
+	return ptrace_go(PTRACE_SYSCALL, s->tid, 0, err);
+}
+
 int question_ask(struct question *q, size_t count, struct err *err)
 {
 	int r = 0;
 
-	for (size_t i = 0; r == 0 && i < count; i++) {
-		r = ptrace_set_regs(q[i].subject->tid, &q[i].subject->heal, err);
-		if (r == 0)
-			r = ptrace_go(PTRACE_SYSCALL, q[i].subject->tid, 0, err);
-	}
+	for (size_t i = 0; r == 0 && i < count; i++)
+		r = start(q[i].subject, err);
 	for (size_t i = 0; r == 0 && i < count; i++) {
 		r = wait_syscall(q[i].subject, err);
 		if (r == 0)
@@ -416,9 +419,78 @@ int question_ask(struct question *q, size_t count, struct err *err)
 	return r;
 }
 
+static int keep_answers(struct subject *const *subjects, size_t count, const struct question *q,
+			const struct standing_question *standing, struct err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < count; i++) {
+		struct subject *s = subjects[i];
+		struct answer *a = &s->kept[s->kept_len++];
+
+		*a = (struct answer){ .nr = standing->nr, .arg0 = standing->arg[0], .value = q[i].answer };
+		if (standing->out_arg > 0 && a->value >= 0)
+			r = sys_read_memory(s->tid, s->out, a->out, sizeof(a->out), err);
+	}
+	return r;
+}
+
+int question_ask_ahead(struct subject *const *subjects, size_t count, const struct standing_question *standing, size_t n,
+		       struct err *err)
+{
+	own_free struct question *q = mem_new(count * sizeof(*q));
+	int r = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		struct subject *s = subjects[i];
+		struct answer *kept = mem_new((s->kept_len + n) * sizeof(*kept));
+
+		if (s->kept_len > 0)
+			memcpy(kept, s->kept, s->kept_len * sizeof(*kept));
+		free(s->kept);
+		s->kept = kept;
+	}
+	for (size_t k = 0; r == 0 && k < n; k++) {
+		for (size_t i = 0; i < count; i++) {
+			q[i] = (struct question){ .subject = subjects[i], .nr = standing[k].nr };
+			memcpy(q[i].arg, standing[k].arg, sizeof(q[i].arg));
+			if (standing[k].out_arg > 0)
+				q[i].arg[standing[k].out_arg] = subjects[i]->out;
+		}
+		r = question_ask(q, count, err);
+		if (r == 0)
+			r = keep_answers(subjects, count, q, &standing[k], err);
+	}
+	return r;
+}
+
+int question_ask_one(struct subject *s, uint64_t nr, const uint64_t arg[6], int64_t *ret_answer, struct err *err)
+{
+	struct question q = { .subject = s, .nr = nr };
+	int r;
+
+	for (size_t i = 0; i < s->kept_len; i++)
+		if (s->kept[i].nr == nr && s->kept[i].arg0 == arg[0]) {
+			s->replay = &s->kept[i];
+			*ret_answer = s->kept[i].value;
+			return 0;
+		}
+	s->replay = NULL;
+	memcpy(q.arg, arg, sizeof(q.arg));
+	r = question_ask(&q, 1, err);
+	if (r == 0)
+		*ret_answer = q.answer;
+	return r;
+}
+
 int question_read(const struct subject *s, size_t offset, void *buf, size_t len_bytes, struct err *err)
 {
-	return sys_read_memory(s->tid, s->out + offset, buf, len_bytes, err);
+	if (!s->replay)
+		return sys_read_memory(s->tid, s->out + offset, buf, len_bytes, err);
+	if (offset + len_bytes > sizeof(s->replay->out))
+		return err_set(err, ERANGE, "an answer of %zu bytes was not kept", offset + len_bytes);
+	memcpy(buf, s->replay->out + offset, len_bytes);
+	return 0;
 }
 
 int subject_close(struct subject *s, struct err *err)
@@ -443,5 +515,7 @@ void subject_free(struct subject *s)
 {
 	free(s->xsave);
 	free(s->saved);
+	free(s->kept);
 	s->xsave = s->saved = NULL;
+	s->kept = NULL;
 }

@@ -345,6 +345,17 @@ void vessel_thread_script(const struct vessel *v, unsigned int index, struct scr
 	script_init(ret_script, area, THREAD_DATA, THREAD_OPS);
 }
 
+static int write_script(pid_t pid, const struct script *s, const void *ops, size_t len_bytes, struct err *err)
+{
+	struct iovec here[2] = { { s->data.at, s->data.len }, { (void *)(uintptr_t)ops, len_bytes } };
+	struct iovec there[2] = { { (void *)(uintptr_t)s->area, s->data.len },
+				  { (void *)(uintptr_t)(s->area + s->data_max), len_bytes } };
+
+	if (process_vm_writev(pid, here, 2, there, 2, 0) != (ssize_t)(s->data.len + len_bytes))
+		return err_sys(err, "write a script of %zu calls into vessel %d", s->ops.len, pid);
+	return 0;
+}
+
 int vessel_start(struct vessel *v, pid_t tid, const struct script *s, struct err *err)
 {
 	taddr ops_at = s->area + s->data_max;
@@ -355,9 +366,7 @@ int vessel_start(struct vessel *v, pid_t tid, const struct script *s, struct err
 	if (s->overflow)
 		return err_set(err, ENOSPC, "a script of %zu calls does not fit", s->ops.len);
 	own_free char *ops = script_encode(s, &len);
-	r = write_task(v->pid, s->area, s->data.at, s->data.len, err);
-	if (r == 0)
-		r = write_task(v->pid, ops_at, ops, len, err);
+	r = write_script(v->pid, s, ops, len, err);
 	if (r == 0)
 		r = ptrace_get_regs(tid, &regs, err);
 	if (r < 0)

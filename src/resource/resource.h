@@ -120,6 +120,10 @@ struct task_view {
 /* Asks the leader (or a thread) one question; the answer may be a value or -errno. */
 int view_ask(struct subject *s, uint64_t nr, const uint64_t arg[6], int64_t *ret_answer, struct err *err);
 
+/* Asked of all threads (all leaders) at once, before the kinds see: view_ask finds these answered. */
+extern const struct standing_question thread_questions[], task_questions[];
+extern const size_t thread_question_count, task_question_count;
+
 struct task_kind {
 	const char *name, *lost;
 	bool last;                      /* made when the thread kinds of all threads are */

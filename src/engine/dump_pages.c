@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -15,6 +14,7 @@
 
 #define THREADS 2u              /* one reads while the other writes: more do not help, the file's lock is one */
 #define REGIONS 512u
+#define OBJECT_END 0x800000000000ll     /* pagemap images have addresses */
 
 struct dumping {
 	struct store *store;
@@ -160,8 +160,9 @@ static int plan_object(int fd, uint64_t size, struct page_runs *plan, struct err
 
 		if (end < 0)
 			return err_sys(err, "look for holes");
-		if ((uint64_t)end > size)
-			end = (off_t)size;
+		end = (end + (off_t)PAGE_BYTES - 1) / (off_t)PAGE_BYTES * (off_t)PAGE_BYTES;
+		if ((uint64_t)end > OBJECT_END)
+			return err_set(err, EOPNOTSUPP, "it has data at offset %#llx: too far for the images", (long long)at);
 		add_run(plan, (taddr)at, (taddr)end, true, false);
 		plan->at[plan->len - 1].from = (uint64_t)at;
 		at = end;
@@ -174,13 +175,11 @@ static int dump_shmem(struct dumping *d, const struct shmem *o, struct err *err)
 	struct page_runs plan = { 0 };
 	struct page_count count = { 0 };
 	struct source_file src;
-	char name[64];
 	own_fd fd = -1;
 	int r;
 
-	LOG_SCOPE("shared memory %llu of task %d", (unsigned long long)o->id, o->pid);
-	snprintf(name, sizeof(name), "map_files/%llx-%llx", (unsigned long long)o->start, (unsigned long long)o->end);
-	r = proc_open_file(o->pid, name, O_RDONLY, &fd, err);
+	LOG_SCOPE("shared memory %llu (%s) of task %d", (unsigned long long)o->id, o->name ? o->name : o->at, o->pid);
+	r = proc_open_file(o->pid, o->at, O_RDONLY, &fd, err);
 	if (r == 0)
 		r = plan_object(fd, o->size_bytes, &plan, err);
 	if (r == 0) {

@@ -15,7 +15,7 @@
 #define KNOWN_PROT (PROT_READ | PROT_WRITE | PROT_EXEC)
 #define KNOWN_FLAGS (MAP_SHARED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE | MAP_LOCKED | \
 		     MAP_STACK | MAP_DENYWRITE | MAP_EXECUTABLE | MAP_FIXED)
-#define UNHANDLED  (VMA_SYSV | VMA_SOCKET | VMA_AIO | VMA_MEMFD | 0x8000 /* shadow stack */ | 0x10000 /* guard */)
+#define UNHANDLED  (VMA_SYSV | VMA_SOCKET | VMA_AIO | 0x8000 /* shadow stack */ | 0x10000 /* guard */)
 
 static int check_kind(const struct vma *v, struct err *err)
 {
@@ -28,7 +28,7 @@ static int check_kind(const struct vma *v, struct err *err)
 		return err_set(err, EOPNOTSUPP, "of a kind that is not handled yet (status %#x)", v->status);
 	if (kind & (VMA_VVAR | VMA_VDSO))
 		return 0;
-	if (kind == 0 || (kind & (kind - 1)))
+	if (kind == 0 || (kind & (kind - 1)) || (v->status & VMA_MEMFD && !(kind & (VMA_FILE_PRIVATE | VMA_FILE_SHARED))))
 		return err_set(err, EBADMSG, "of no kind, or of two (status %#x)", v->status);
 	if (shared != ((v->flags & MAP_TYPE) == MAP_SHARED) || (!shared && (v->flags & MAP_TYPE) != MAP_PRIVATE))
 		return err_set(err, EBADMSG, "status %#x and flags %#x don't agree", v->status, v->flags);
@@ -59,7 +59,7 @@ static int load_file_map(const VmaEntry *e, struct snapshot *s, struct vma *v, s
 	if (v->object > UINT32_MAX)
 		return err_set(err, EBADMSG, "file %#llx", (unsigned long long)v->object);
 	r = load_need_file(s, (uint32_t)v->object, "mapped file", &f, err);
-	if (r == 0 && f->type->record != FD_TYPES__REG)
+	if (r == 0 && f->type->record != (v->status & VMA_MEMFD ? FD_TYPES__MEMFD : FD_TYPES__REG))
 		return err_set(err, EBADMSG, "file %u can't be mapped", f->id);
 	if (r < 0)
 		return r;
@@ -78,6 +78,8 @@ static int load_shared(struct snapshot *s, const struct vma *v, struct err *err)
 	for (size_t i = 0; i < s->shmems.len && !o; i++)
 		if (s->shmems.at[i].id == v->object)
 			o = &s->shmems.at[i];
+	if (o && o->inode_id)
+		return err_set(err, EBADMSG, "shared memory %#llx is a memfd", (unsigned long long)o->id);
 	if (!o) {
 		o = vec_add(&s->shmems);
 		o->id = v->object;

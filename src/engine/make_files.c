@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -11,10 +10,8 @@
 #include "base/mem.h"
 #include "base/own.h"
 #include "engine/restoring.h"
-#include "page/ends.h"
 
 #define SETFL_FLAGS (O_APPEND | O_ASYNC | O_DIRECT | O_NOATIME | O_NONBLOCK)
-#define FILL_THREADS 2u
 
 /* All of ferry's descriptors that tasks get lie above all numbers that tasks use. */
 static int choose_base(struct restoring *r, struct err *err)
@@ -41,7 +38,7 @@ static int choose_base(struct restoring *r, struct err *err)
 	return 0;
 }
 
-static int lift(struct restoring *r, int *fd, struct err *err)
+int lift_fd(const struct restoring *r, int *fd, struct err *err)
 {
 	int high;
 
@@ -91,61 +88,8 @@ static int finish_file(struct restoring *r, size_t index, struct err *err)
 	LOG_SCOPE("file %u (%s)", f->id, f->type->name);
 	if (*slot < 0)
 		return f->used ? err_set(err, EBADMSG, "what it belongs to is not there") : 0;
-	done = lift(r, slot, err);
+	done = lift_fd(r, slot, err);
 	return done < 0 ? done : set_flags(f, *slot, f->flags & SETFL_FLAGS & ~O_ASYNC, err);
-}
-
-/* The kernel has no call for such an object alone: it is mapped, and its file opened through map_files. */
-static int make_object(const struct shmem *o, int *ret_fd, struct err *err)
-{
-	size_t len = o->size_bytes;
-	char *at = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	char path[80];
-
-	if (at == MAP_FAILED)
-		return err_sys(err, "make shared memory of %zu bytes", len);
-	snprintf(path, sizeof(path), "/proc/self/map_files/%lx-%lx", (unsigned long)at, (unsigned long)at + len);
-	*ret_fd = open(path, O_RDWR | O_CLOEXEC);
-	munmap(at, len);
-	return *ret_fd < 0 ? err_sys(err, "open shared memory by %s", path) : 0;
-}
-
-static int check_object(const struct shmem *o, const struct page_map *map, struct err *err)
-{
-	const struct page_piece *last = map->pieces.len > 0 ? &map->pieces.at[map->pieces.len - 1] : NULL;
-
-	if (last && last->start + last->pages * PAGE_BYTES > o->size_bytes)
-		return err_set(err, EBADMSG, "pages beyond its end");
-	return 0;
-}
-
-static int make_shmem(struct restoring *r, const struct shmem *o, struct err *err)
-{
-	struct page_map map = { 0 };
-	struct page_count count = { 0 };
-	struct source_map src;
-	struct sink_file sink;
-	own_fd fd = -1;
-	int done;
-
-	LOG_SCOPE("shared memory %llu", (unsigned long long)o->id);
-	done = make_object(o, &fd, err);
-	if (done == 0)
-		done = page_map_load(r->store, IMAGE_PAGEMAP_SHMEM, o->id, &map, err);
-	if (done >= 0)
-		done = check_object(o, &map, err);
-	if (done == 0) {
-		source_map_init(&src, &map);
-		sink_file_init(&sink, fd);
-		done = page_pump(&src.base, &sink.base, FILL_THREADS, &count, err);
-	}
-	page_map_free(&map);
-	if (done == 0)
-		done = lift(r, &fd, err);
-	r->result.pages_restored += count.here;
-	if (done == 0)
-		vec_push(&r->shmem_fds, TAKE_FD(fd));
-	return done;
 }
 
 int make_files(struct restoring *r, struct err *err)
@@ -154,14 +98,14 @@ int make_files(struct restoring *r, struct err *err)
 
 	r->maker.snapshot = &r->snapshot;
 	r->maker.store = r->store;
+	if (done == 0)
+		done = make_shmems(r, err);
 	for (size_t i = 0; i < r->snapshot.files.len; i++)
 		vec_push(&r->maker.fds, -1);
 	for (size_t i = 0; done == 0 && i < r->snapshot.files.len; i++)
 		done = make_file(r, i, err);
 	for (size_t i = 0; done == 0 && i < r->snapshot.files.len; i++)
 		done = finish_file(r, i, err);
-	for (size_t i = 0; done == 0 && i < r->snapshot.shmems.len; i++)
-		done = make_shmem(r, &r->snapshot.shmems.at[i], err);
 	return done;
 }
 

@@ -111,7 +111,7 @@ static int file_behind(const struct restoring *r, const struct vma *v)
 	if (v->status & VMA_ANON_SHARED) {
 		for (size_t i = 0; i < r->snapshot.shmems.len; i++)
 			if (r->snapshot.shmems.at[i].id == v->object)
-				return r->shmem_fds.at[i];
+				return r->maker.shmems.at[i];
 		return -1;
 	}
 	return v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED) ? made_fd(r, (uint32_t)v->object) : -1;

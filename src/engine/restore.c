@@ -34,6 +34,8 @@ static int restore_tree(struct restoring *r, struct err *err)
 		done = end_helpers(r, err);
 	if (done == 0)
 		done = attach_files(r, err);
+	if (done == 0)
+		done = seal_shmems(r, err);
 	r->result.forking_us = clock_us() - from;
 	return done;
 }
@@ -102,11 +104,11 @@ static void restoring_free(struct restoring *r)
 		if (r->maker.pipes.at[i].write_fd >= 0)
 			close(r->maker.pipes.at[i].write_fd);
 	}
-	for (size_t i = 0; i < r->shmem_fds.len; i++)
-		close(r->shmem_fds.at[i]);
+	for (size_t i = 0; i < r->maker.shmems.len; i++)
+		close(r->maker.shmems.at[i]);
 	vec_free(&r->maker.fds);
 	vec_free(&r->maker.pipes);
-	vec_free(&r->shmem_fds);
+	vec_free(&r->maker.shmems);
 	vec_free(&r->helpers);
 	free(r->tasks);
 	snapshot_free(&r->snapshot);

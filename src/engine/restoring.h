@@ -2,7 +2,8 @@
 /*
  * restoring.h - a restore at work: what its parts share.
  *
- *	make_files.c    open file descriptions, shared memory objects: in ferry, before any task
+ *	make_shmems.c   shared memory objects and what is in them: in ferry, before all else
+ *	make_files.c    open file descriptions: in ferry, before any task
  *	make_tree.c     vessels with their pids, sessions and groups
  *	make_mm.c       mappings and memory of a vessel
  *	make_state.c    descriptors, threads, attributes; zombies die, the stopped stop
@@ -29,12 +30,16 @@ struct restoring {
 	struct store *store;
 	struct snapshot snapshot;
 	struct maker maker;
-	VEC(int) shmem_fds;             /* as snapshot.shmems */
 	struct blob_place blob;
 	struct making *tasks;
 	VEC(struct helper { struct vessel vessel; pid_t parent; }) helpers;     /* stand in for leaders that are gone */
 	struct restore_result result;
 };
+
+/* ---- make_shmems.c ---- */
+int make_shmems(struct restoring *r, struct err *err);
+/* After all tasks have their mappings: whatever a seal forbids is done. */
+int seal_shmems(struct restoring *r, struct err *err);
 
 /* ---- make_files.c ---- */
 int make_files(struct restoring *r, struct err *err);
@@ -42,6 +47,8 @@ int make_files(struct restoring *r, struct err *err);
 int attach_files(struct restoring *r, struct err *err);
 /* ferry's descriptor of a file. */
 int made_fd(const struct restoring *r, uint32_t file);
+/* Gives a descriptor of ferry's a number that no task has. */
+int lift_fd(const struct restoring *r, int *fd, struct err *err);
 void remove_ghosts(struct restoring *r);
 
 /* ---- make_tree.c ---- */

@@ -2,6 +2,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -23,7 +24,7 @@ static int check_map(const struct proc_map *m, struct err *err)
 		{ VMF_UM | VMF_UI | VMF_UW, "userfaultfd" }, { VMF_SL, "sealed" }, { VMF_GU, "guarded" }, { VMF_DP, "droppable" },
 	};
 	static const struct { const char *prefix, *what; } names[] = {
-		{ "/SYSV", "SysV shared memory" }, { "/memfd:", "memfd" }, { "/[aio]", "asynchronous I/O" },
+		{ "/SYSV", "SysV shared memory" }, { "/[aio]", "asynchronous I/O" },
 		{ "anon_inode:", "kernel object" }, { "socket:", "socket" }, { "/dmabuf", "device" },
 		{ "/anon_hugepage", "huge page (hugetlb)" },
 	};
@@ -47,23 +48,16 @@ static bool is_vvar(const struct proc_map *m)
 	return strncmp(m->name, "[vvar", 5) == 0;
 }
 
-static struct shmem *find_shmem(struct seeing *s, const struct proc_map *m)
-{
-	for (size_t i = 0; i < s->snapshot->shmems.len; i++)
-		if (s->snapshot->shmems.at[i].dev == m->dev && s->snapshot->shmems.at[i].ino == m->ino)
-			return &s->snapshot->shmems.at[i];
-	return NULL;
-}
-
 static uint64_t see_shmem(struct seeing *s, const struct task *t, const struct proc_map *m)
 {
-	struct shmem *o = find_shmem(s, m);
+	struct shmem *o = snapshot_shmem(s->snapshot, m->dev, m->ino);
 	uint64_t end = m->pgoff_bytes + (m->end - m->start);
 
 	if (!o) {
 		o = vec_add(&s->snapshot->shmems);
-		*o = (struct shmem){ .id = s->snapshot->shmems.len, .dev = m->dev, .ino = m->ino,
-				     .pid = t->pid, .start = m->start, .end = m->end };
+		*o = (struct shmem){ .id = s->snapshot->shmems.len, .dev = m->dev, .ino = m->ino, .pid = t->pid };
+		snprintf(o->at, sizeof(o->at), "map_files/%llx-%llx", (unsigned long long)m->start,
+			 (unsigned long long)m->end);
 	}
 	if (end > o->size_bytes)
 		o->size_bytes = end;
@@ -73,7 +67,7 @@ static uint64_t see_shmem(struct seeing *s, const struct task *t, const struct p
 static int see_file_map(struct seeing *s, const struct task *t, const struct proc_map *m, struct vma *v,
 			struct err *err)
 {
-	bool writes = m->shared && (m->vm_flags & VMF_MW);
+	bool writes = m->shared && (m->vm_flags & VMF_MW || m->prot & PROT_WRITE);
 	uint32_t id;
 	int r = see_mapped_file(s, t->pid, m, writes ? O_RDWR : O_RDONLY, &id, err);
 
@@ -82,6 +76,7 @@ static int see_file_map(struct seeing *s, const struct task *t, const struct pro
 	v->object = id;
 	v->pgoff = m->pgoff_bytes;
 	v->status |= m->shared ? VMA_FILE_SHARED : VMA_FILE_PRIVATE;
+	v->status |= snapshot_file(s->snapshot, id)->type->record == FD_TYPES__MEMFD ? VMA_MEMFD : 0;
 	return 0;
 }
 

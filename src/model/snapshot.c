@@ -40,6 +40,8 @@ void snapshot_free(struct snapshot *s)
 		vec_free(&s->ghosts.at[i].files);
 	for (size_t i = 0; i < s->packets.len; i++)
 		free(s->packets.at[i].bytes);
+	for (size_t i = 0; i < s->shmems.len; i++)
+		free(s->shmems.at[i].name);
 	vec_free(&s->packets);
 	vec_free(&s->tasks);
 	vec_free(&s->files);
@@ -85,5 +87,21 @@ struct ghost *snapshot_ghost(const struct snapshot *s, uint32_t id)
 	for (size_t i = 0; i < s->ghosts.len; i++)
 		if (s->ghosts.at[i].id == id)
 			return &s->ghosts.at[i];
+	return NULL;
+}
+
+struct shmem *snapshot_memfd(const struct snapshot *s, uint32_t inode_id)
+{
+	for (size_t i = 0; i < s->shmems.len && inode_id; i++)
+		if (s->shmems.at[i].inode_id == inode_id)
+			return &s->shmems.at[i];
+	return NULL;
+}
+
+struct shmem *snapshot_shmem(const struct snapshot *s, dev_t dev, ino_t ino)
+{
+	for (size_t i = 0; i < s->shmems.len; i++)
+		if (s->shmems.at[i].dev == dev && s->shmems.at[i].ino == ino)
+			return &s->shmems.at[i];
 	return NULL;
 }

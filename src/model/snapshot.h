@@ -54,14 +54,17 @@ struct mm {
 	bool thp_disabled;
 };
 
-/* An anonymous shared memory object (MAP_SHARED|MAP_ANONYMOUS). */
+/* A shared memory object: anonymous (MAP_SHARED|MAP_ANONYMOUS), or a memfd. */
 struct shmem {
-	uint64_t id;
+	uint64_t id;                    /* its contents are in pagemap-shmem-ID */
 	uint64_t size_bytes;
+	char *name;                     /* owned; NULL: anonymous */
+	uint32_t inode_id;              /* what memfd files call it; 0: only mappings know it, by its id */
+	uint32_t seals, mode, uid, gid; /* F_SEAL_*, 07777 */
 	dev_t dev;                      /* dump: identity */
 	ino_t ino;
-	pid_t pid;                      /* dump: one task that maps it, and where: /proc/PID/map_files */
-	taddr start, end;
+	pid_t pid;                      /* dump: a task that has it, and as what: "fd/3", "map_files/..." in /proc/PID */
+	char at[48];
 };
 
 /* ---- tasks ---- */
@@ -220,3 +223,5 @@ struct task *snapshot_task(const struct snapshot *s, pid_t pid);        /* NULL:
 struct file *snapshot_file(const struct snapshot *s, uint32_t id);      /* NULL: none */
 struct pipe *snapshot_pipe(const struct snapshot *s, uint32_t id, bool fifo);
 struct ghost *snapshot_ghost(const struct snapshot *s, uint32_t id);
+struct shmem *snapshot_memfd(const struct snapshot *s, uint32_t inode_id);
+struct shmem *snapshot_shmem(const struct snapshot *s, dev_t dev, ino_t ino);   /* dump */

@@ -25,7 +25,7 @@ struct source_task {
 };
 void source_task_init(struct source_task *s, pid_t pid, int mem_fd, const struct page_runs *plan);
 
-/* A file or memory object: `from` of a run is the offset in it. */
+/* A file or memory object: `from` of a run is the offset in it; it may end within the last page. */
 struct source_file {
 	struct page_source base;
 	int fd;

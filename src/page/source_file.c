@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "page/ends.h"
@@ -33,11 +36,37 @@ static int file_next(struct page_source *src, struct page_run *ret_run, struct e
 	return 1;
 }
 
+/*
+ * Where the file ends within a page: the whole page as a mapping shows it, which may have been written behind the end.
+ * Read as another task's memory: where somebody cuts the file meanwhile, that is an error and no signal.
+ */
+static int read_last(int fd, uint64_t from, void *buf, struct err *err)
+{
+	void *page = mmap(NULL, PAGE_BYTES, PROT_READ, MAP_SHARED, fd, (off_t)from);
+	struct iovec to = { buf, PAGE_BYTES }, there = { page, PAGE_BYTES };
+	int r = 0;
+
+	if (page == MAP_FAILED)
+		return err_sys(err, "map the last page");
+	if (process_vm_readv(getpid(), &to, 1, &there, 1, 0) != PAGE_BYTES)
+		r = err_set(err, EBUSY, "somebody changes the size of shared memory while it is read");
+	munmap(page, PAGE_BYTES);
+	return r;
+}
+
 static int file_read(struct page_source *src, const struct page_run *run, void *buf, struct err *err)
 {
 	struct source_file *s = (struct source_file *)src;
+	size_t len = run->pages * PAGE_BYTES;
+	struct stat st;
+	int r;
 
-	return read_at(s->fd, run->from, buf, run->pages * PAGE_BYTES, err);
+	if (fstat(s->fd, &st) < 0)
+		return err_sys(err, "ask for the size");
+	if (run->from + len <= (uint64_t)st.st_size)
+		return read_at(s->fd, run->from, buf, len, err);
+	r = read_at(s->fd, run->from, buf, len - PAGE_BYTES, err);
+	return r < 0 ? r : read_last(s->fd, run->from + len - PAGE_BYTES, (char *)buf + len - PAGE_BYTES, err);
 }
 
 void source_file_init(struct source_file *s, int fd, const struct page_runs *plan)

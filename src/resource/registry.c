@@ -6,13 +6,14 @@
 #include "base/own.h"
 #include "resource/resource.h"
 
-extern const struct file_type reg_type;
+extern const struct file_type reg_type, memfd_type;
 extern const struct file_type pipe_type, fifo_type;
 extern const struct file_type eventfd_type, eventpoll_type, timerfd_type, signalfd_type;
 extern const struct file_type unix_type, inet_type;
 
 const struct file_type *const file_types[] = {
 	&reg_type,
+	&memfd_type,
 	&pipe_type,
 	&fifo_type,
 	&eventfd_type,

@@ -11,6 +11,7 @@
 #include "kernel/proc.h"
 #include "kernel/proc_fdinfo.h"
 #include "lab.h"
+#include "resource/shmem.h"
 
 #define OK(lab, call) do {                                                            \
 		int ok_r_ = (call);                                                   \
@@ -42,8 +43,11 @@ static void forget_made(struct lab *lab)
 		if (lab->maker.pipes.at[i].write_fd >= 0)
 			close(lab->maker.pipes.at[i].write_fd);
 	}
+	for (size_t i = 0; i < lab->maker.shmems.len; i++)
+		close(lab->maker.shmems.at[i]);
 	vec_free(&lab->maker.fds);
 	vec_free(&lab->maker.pipes);
+	vec_free(&lab->maker.shmems);
 }
 
 int lab_teardown(void **state)
@@ -286,6 +290,12 @@ void lab_make(struct lab *lab)
 {
 	const struct snapshot *s = &lab->back;
 
+	for (size_t i = 0; i < s->shmems.len; i++) {
+		int fd;
+
+		OK(lab, shmem_make(&s->shmems.at[i], &fd, &lab->err));
+		vec_push(&lab->maker.shmems, fd);
+	}
 	for (size_t i = 0; i < s->files.len; i++) {
 		const struct file *f = &s->files.at[i];
 		int fd = -1;
@@ -293,13 +303,16 @@ void lab_make(struct lab *lab)
 		if (!(f->id & FILE_ID_ALSO)) {
 			OK(lab, f->type->make(f, &lab->maker, &fd, &lab->err));
 			assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
-			assert_int_equal(fcntl(fd, F_SETFL, f->flags), 0);
+			assert_true(f->flags & O_PATH || fcntl(fd, F_SETFL, f->flags) == 0);
 		}
 		vec_push(&lab->maker.fds, fd);
 	}
 	for (size_t i = 0; i < s->files.len; i++)
 		if (s->files.at[i].type->attach)
 			OK(lab, s->files.at[i].type->attach(&s->files.at[i], &lab->maker, &lab->err));
+	for (size_t i = 0; i < s->shmems.len; i++)
+		if (s->shmems.at[i].name)
+			OK(lab, shmem_seal(&s->shmems.at[i], lab->maker.shmems.at[i], &lab->err));
 }
 
 int lab_fd(const struct lab *lab, uint32_t id)

@@ -46,7 +46,7 @@ void lab_save_and_load(struct lab *lab);
 /* Loads one record into lab->back: 0 or -errno. */
 int lab_try_load(struct lab *lab, const FileEntry *rec);
 
-/* make of all files of lab->back, flags as the engine sets them, then attach. */
+/* make of all shared memory and files of lab->back, flags as the engine sets them, then attach and seals. */
 void lab_make(struct lab *lab);
 int lab_fd(const struct lab *lab, uint32_t id);         /* what was made for that file */
 

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/timerfd.h>
@@ -116,8 +117,12 @@ static void a_wrong_record_is_refused_or_made(void **state)
 	const int fds[] = {
 		eventfd(300, EFD_SEMAPHORE), timerfd_create(CLOCK_MONOTONIC, 0), signalfd(-1, &all, 0), epoll_create1(0),
 		ends[0], ends[1], open(path, O_RDWR), open(file, O_CREAT | O_RDWR, 0600),
+		memfd_create("memfd", MFD_CLOEXEC),
 	};
 
+	/* a memfd finds its object made */
+	vec_push(&lab->back.shmems, ((struct shmem){ .id = 1, .inode_id = 1 }));
+	vec_push(&lab->maker.shmems, memfd_create("object", MFD_CLOEXEC));
 	assert_int_equal(timerfd_settime(fds[1], 0, &soon, NULL), 0);
 	assert_int_equal(epoll_ctl(fds[3], EPOLL_CTL_ADD, fds[0], &event), 0);
 	assert_int_equal(epoll_ctl(fds[3], EPOLL_CTL_ADD, fds[1], &event), 0);

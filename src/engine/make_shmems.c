@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/own.h"
+#include "engine/restoring.h"
+#include "page/ends.h"
+#include "resource/shmem.h"
+
+#define FILL_THREADS 2u
+
+static uint64_t whole_pages(uint64_t size_bytes)
+{
+	return (size_bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+}
+
+static uint64_t end_of(const struct page_map *map)
+{
+	const struct page_piece *last = map->pieces.len > 0 ? &map->pieces.at[map->pieces.len - 1] : NULL;
+
+	return last ? last->start + last->pages * PAGE_BYTES : 0;
+}
+
+/*
+ * Whole pages were written, which made it longer.  To cut it clears the rest of
+ * its last page, which mappings show too: that comes back through a mapping.
+ */
+static int cut(const struct shmem *o, int fd, struct err *err)
+{
+	size_t len = o->size_bytes % PAGE_BYTES;
+	uint8_t rest[PAGE_BYTES];
+	uint8_t *page = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)(o->size_bytes - len));
+	int done = 0;
+
+	if (page == MAP_FAILED)
+		return err_sys(err, "map its last page");
+	memcpy(rest, page + len, PAGE_BYTES - len);
+	if (ftruncate(fd, (off_t)o->size_bytes) < 0)
+		done = err_sys(err, "cut it to %llu bytes", (unsigned long long)o->size_bytes);
+	else
+		memcpy(page + len, rest, PAGE_BYTES - len);
+	munmap(page, PAGE_BYTES);
+	return done;
+}
+
+static int fill(struct restoring *r, const struct shmem *o, const struct page_map *map, int fd, struct err *err)
+{
+	struct page_count count = { 0 };
+	struct source_map src;
+	struct sink_file sink;
+	int done;
+
+	if (end_of(map) > whole_pages(o->size_bytes))
+		return err_set(err, EBADMSG, "pages beyond its end");
+	source_map_init(&src, map);
+	sink_file_init(&sink, fd);
+	done = page_pump(&src.base, &sink.base, FILL_THREADS, &count, err);
+	r->result.pages_restored += count.here;
+	return done == 0 && end_of(map) > o->size_bytes ? cut(o, fd, err) : done;
+}
+
+static bool is_written(const struct snapshot *s, const struct shmem *o)
+{
+	for (size_t i = 0; i < s->files.len; i++) {
+		const struct file *f = &s->files.at[i];
+
+		if (f->used && memfd_inode_of(f) == o->inode_id && (f->flags & O_ACCMODE) != O_RDONLY)
+			return true;
+	}
+	return false;
+}
+
+/* Nobody else will write to it, and what is open for writing can't be a task's program: ferry does not write to it any more. */
+static int finish_early(const struct shmem *o, int *fd, struct err *err)
+{
+	own_fd again = -1;
+	int done = shmem_seal(o, *fd, err);
+
+	if (done == 0)
+		done = shmem_open(*fd, O_RDONLY, &again, err);
+	if (done == 0) {
+		close(*fd);
+		*fd = TAKE_FD(again);
+	}
+	return done;
+}
+
+static int make_one(struct restoring *r, const struct shmem *o, struct err *err)
+{
+	struct page_map map = { 0 };
+	own_fd fd = -1;
+	int done;
+
+	LOG_SCOPE("shared memory %llu", (unsigned long long)o->id);
+	done = shmem_make(o, &fd, err);
+	if (done == 0)
+		done = page_map_load(r->store, IMAGE_PAGEMAP_SHMEM, o->id, &map, err);
+	if (done >= 0)
+		done = fill(r, o, &map, fd, err);
+	page_map_free(&map);
+	if (done == 0 && o->name && !is_written(&r->snapshot, o))
+		done = finish_early(o, &fd, err);
+	if (done == 0)
+		done = lift_fd(r, &fd, err);
+	if (done == 0)
+		vec_push(&r->maker.shmems, TAKE_FD(fd));
+	return done;
+}
+
+int make_shmems(struct restoring *r, struct err *err)
+{
+	int done = 0;
+
+	for (size_t i = 0; done == 0 && i < r->snapshot.shmems.len; i++)
+		done = make_one(r, &r->snapshot.shmems.at[i], err);
+	return done;
+}
+
+int seal_shmems(struct restoring *r, struct err *err)
+{
+	int done = 0;
+
+	for (size_t i = 0; done == 0 && i < r->snapshot.shmems.len; i++) {
+		const struct shmem *o = &r->snapshot.shmems.at[i];
+
+		LOG_SCOPE("shared memory %llu", (unsigned long long)o->id);
+		if (o->name && is_written(&r->snapshot, o))
+			done = shmem_seal(o, r->maker.shmems.at[i], err);
+	}
+	return done;
+}

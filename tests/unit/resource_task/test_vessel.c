@@ -369,9 +369,7 @@ static void check(struct task *made)
 	same_task(made, &seen);
 	assert_int_equal(made->mm.dumpable, seen.mm.dumpable);
 	assert_int_equal(made->mm.thp_disabled, seen.mm.thp_disabled);
-	kill(made->pid, SIGKILL);
-	waitpid(made->threads.at[1].tid, NULL, __WALL);         /* a traced thread is its tracer's to reap, */
-	vessel_kill(made->pid);                                 /* and the leader is the last to go */
+	vessel_kill(made->pid);
 	vessel_free(&v);
 	task_drop(&seen);
 }

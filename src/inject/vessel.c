@@ -16,6 +16,7 @@
 #include "base/mem.h"
 #include "base/own.h"
 #include "inject/vessel.h"
+#include "kernel/proc.h"
 #include "kernel/ptrace.h"
 
 #define PAGE            4096u
@@ -466,11 +467,26 @@ int vessel_leave(struct vessel *v, struct err *err)
 	return r;
 }
 
-void vessel_kill(pid_t pid)
+static void reap(pid_t tid)
 {
 	int status;
 
-	if (kill(pid, SIGKILL) == 0)
-		while (waitpid(pid, &status, __WALL) < 0 && errno == EINTR)
-			;
+	while (waitpid(tid, &status, __WALL) < 0 && errno == EINTR)
+		;
+}
+
+/* A dead thread is its tracer's to reap, and the leader is the last that can be: waiting for it alone never ends. */
+void vessel_kill(pid_t pid)
+{
+	struct proc_ids tids = { 0 };
+	struct err ignored;
+
+	if (kill(pid, SIGKILL) < 0)
+		return;
+	if (proc_threads(pid, &tids, &ignored) >= 0)
+		for (size_t i = 0; i < tids.len; i++)
+			if (tids.at[i] != pid)
+				reap(tids.at[i]);
+	vec_free(&tids);
+	reap(pid);
 }

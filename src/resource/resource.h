@@ -125,9 +125,16 @@ int view_ask(struct subject *s, uint64_t nr, const uint64_t arg[6], int64_t *ret
 extern const struct standing_question thread_questions[], task_questions[];
 extern const size_t thread_question_count, task_question_count;
 
+/* When a task kind is made. */
+enum task_stage {
+	STAGE_THREADS,          /* the threads are there, their kinds are not made: all rights are still there too */
+	STAGE_ALONE,            /* the leader is the only thread */
+	STAGE_LAST,             /* the thread kinds of all threads are made */
+};
+
 struct task_kind {
 	const char *name, *lost;
-	bool last;                      /* made when the thread kinds of all threads are */
+	enum task_stage stage;
 	int (*see)(const struct task_view *v, struct task *t, struct err *err);
 	void (*save)(const struct task *t, CoreEntry *core);    /* core->tc is there */
 	int (*load)(const CoreEntry *core, struct task *t, struct err *err);

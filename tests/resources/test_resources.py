@@ -73,7 +73,6 @@ FERRY_FAILS = {
     "unix_sockets rights": "refuses descriptors in a queue",
     "unix_sockets unread": "refuses data in a connection that waits to be accepted",
     "inet_sockets strict": "no TCP_SYNCNT in the images",
-    "attrs slack": "no timer slack in the images",
 }
 
 # what CRIU 4.2.1 itself can't do: in any row, or in the one that is named

@@ -217,7 +217,7 @@ static int queue_make(const struct task *task, const struct thread *t, struct sc
 const struct task_kind pending_kind = {
 	.name = "pending",
 	.lost = "pending SIGTRAP and SIGSTOP",
-	.last = true,
+	.stage = STAGE_LAST,
 	.see = pending_see,
 	.save = pending_save,
 	.load = pending_load,

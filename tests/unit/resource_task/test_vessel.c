@@ -81,10 +81,10 @@ static void clone_thread(struct vessel *v, const struct thread *t)
 	OK(vessel_catch_thread(tid, err));
 }
 
-static void make_tasks(const struct task *t, struct vessel *v, bool last)
+static void make_tasks(const struct task *t, struct vessel *v, enum task_stage stage)
 {
 	for (size_t i = 0; task_kinds[i]; i++)
-		if (task_kinds[i]->last == last)
+		if (task_kinds[i]->stage == stage)
 			OK(task_kinds[i]->make(t, v, err));
 	OK(vessel_run(v, err));
 }
@@ -110,8 +110,9 @@ static void make(const struct task *t, struct vessel *v)
 
 	place_blob(&place);
 	OK(vessel_create(t->pid, false, &place, v, err));
+	make_tasks(t, v, STAGE_ALONE);
 	clone_thread(v, &t->threads.at[1]);
-	make_tasks(t, v, false);
+	make_tasks(t, v, STAGE_THREADS);
 	vessel_thread_script(v, 1, &s);
 	make_thread(t, &t->threads.at[1], &s);
 	OK(vessel_start(v, t->threads.at[1].tid, &s, err));
@@ -119,7 +120,7 @@ static void make(const struct task *t, struct vessel *v)
 	script_free(&s);
 	make_thread(t, &t->threads.at[0], &v->script);
 	OK(vessel_run(v, err));
-	make_tasks(t, v, true);
+	make_tasks(t, v, STAGE_LAST);
 	for (size_t i = 0; i < t->threads.len; i++)
 		set_registers(&t->threads.at[i]);
 }
@@ -368,9 +369,7 @@ static void check(struct task *made)
 	same_task(made, &seen);
 	assert_int_equal(made->mm.dumpable, seen.mm.dumpable);
 	assert_int_equal(made->mm.thp_disabled, seen.mm.thp_disabled);
-	kill(made->pid, SIGKILL);
-	waitpid(made->threads.at[1].tid, NULL, __WALL);         /* a traced thread is its tracer's to reap, */
-	vessel_kill(made->pid);                                 /* and the leader is the last to go */
+	vessel_kill(made->pid);
 	vessel_free(&v);
 	task_drop(&seen);
 }

@@ -18,6 +18,7 @@
 struct freezing {
 	struct frozen_tree tree;
 	uint64_t deadline_us;
+	bool died;                      /* somebody ended before we held it: its children have another parent now */
 };
 
 static bool is_held(const struct frozen_task *t, pid_t tid)
@@ -129,23 +130,43 @@ static int settle(const struct freezing *f, struct frozen_task *t, size_t from, 
 	return 0;
 }
 
-static int hold_task(struct freezing *f, size_t index, bool *ret_new, struct err *err)
+/* Until a look at its threads finds nobody new: then none can come. */
+static int hold_threads(struct freezing *f, struct frozen_task *t, struct err *err)
+{
+	bool more = true;
+	int r = 0;
+
+	while (r == 0 && more) {
+		size_t from;
+
+		r = seize_new(t, &from, err);
+		more = r == 0 && t->tids.len > from;
+		if (more)
+			r = settle(f, t, from, err);
+	}
+	return r == 0 && t->tids.len == 0 ? err_set(err, ESRCH, "it ended") : r;
+}
+
+/* One that ended before it was held is a zombie, or is not there at all (pid 0). */
+static int hold_task(struct freezing *f, size_t index, struct err *err)
 {
 	struct frozen_task *t = &f->tree.tasks.at[index];
-	size_t from;
+	struct proc_stat st;
 	int r;
 
 	LOG_SCOPE("task %d", t->pid);
 	if (t->zombie)
 		return 0;
-	r = seize_new(t, &from, err);
-	if (r == 0 && t->tids.len > from) {
-		*ret_new = true;
-		r = settle(f, t, from, err);
-	}
-	if (r == -ESRCH || (r == 0 && t->tids.len == 0))
-		return err_set(err, ESRCH, "it ended");
-	return r;
+	r = hold_threads(f, t, err);
+	if (r != -ESRCH || index == 0)
+		return r;
+	f->died = true;
+	r = proc_stat(t->pid, 0, &st, err);
+	if (r == 0 && st.state != 'Z' && st.state != 'X')
+		return err_set(err, EBUSY, "its first thread has ended, others have not: not handled");
+	t->zombie = true;
+	t->pid = r == 0 ? t->pid : 0;
+	return r == -ESRCH ? 0 : r;
 }
 
 static int add_task(struct freezing *f, pid_t pid, pid_t parent, struct err *err)
@@ -164,7 +185,8 @@ static int add_task(struct freezing *f, pid_t pid, pid_t parent, struct err *err
 	return 0;
 }
 
-static int add_children(struct freezing *f, size_t index, bool *ret_new, struct err *err)
+/* Of a task that stands: nobody can join them. */
+static int add_children(struct freezing *f, size_t index, struct err *err)
 {
 	pid_t parent = f->tree.tasks.at[index].pid;
 	struct proc_ids pids = { 0 };
@@ -174,27 +196,39 @@ static int add_children(struct freezing *f, size_t index, bool *ret_new, struct 
 		return 0;
 	r = proc_children(parent, &pids, err);
 	for (size_t i = 0; r >= 0 && i < pids.len; i++)
-		if (!is_known(&f->tree, pids.at[i])) {
+		if (!is_known(&f->tree, pids.at[i]))
 			r = add_task(f, pids.at[i], parent, err);
-			*ret_new = true;
-		}
 	vec_free(&pids);
 	return r < 0 ? r : 0;
 }
 
+static void forget_the_gone(struct frozen_tree *tree)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < tree->tasks.len; i++)
+		if (tree->tasks.at[i].pid != 0)
+			tree->tasks.at[kept++] = tree->tasks.at[i];
+	tree->tasks.len = kept;
+}
+
+/* Parents first.  When somebody ended meanwhile, its children went to another task of the tree (a subreaper) or left it. */
 static int freeze_all(struct freezing *f, struct err *err)
 {
-	bool more = true;
+	size_t held = 0;
 	int r = 0;
 
-	while (more && r == 0) {
-		more = false;
-		for (size_t i = 0; r == 0 && i < f->tree.tasks.len; i++) {
-			r = hold_task(f, i, &more, err);
+	do {
+		f->died = false;
+		for (size_t i = 0; r == 0 && i < held; i++)
+			r = add_children(f, i, err);
+		for (; r == 0 && held < f->tree.tasks.len; held++) {
+			r = hold_task(f, held, err);
 			if (r == 0)
-				r = add_children(f, i, &more, err);
+				r = add_children(f, held, err);
 		}
-	}
+	} while (r == 0 && f->died);
+	forget_the_gone(&f->tree);
 	return r;
 }
 

@@ -42,20 +42,27 @@ static int check_task(const struct seen_task *seen, const struct task *t, struct
 	return check_namespaces(t->pid, err);
 }
 
+/* kcmp() orders address spaces: a list in that order finds an equal one in a few steps. */
 static int check_sharing(struct seeing *s, const struct task *t, struct err *err)
 {
-	for (size_t i = 0; i + 1 < s->snapshot->tasks.len; i++) {
-		const struct task *o = &s->snapshot->tasks.at[i];
-		int r;
+	size_t low = 0, high = s->by_mm.len;
 
-		if (o->state == TASK_ZOMBIE)
-			continue;
-		r = sys_kcmp(o->pid, t->pid, SYS_KCMP_VM, 0, 0, err);
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+		int r = sys_kcmp(s->by_mm.at[mid], t->pid, SYS_KCMP_VM, 0, 0, err);
+
 		if (r < 0)
 			return r;
 		if (r == 0)
-			return err_set(err, EOPNOTSUPP, "it shares its memory with process %d: not handled yet", o->pid);
+			return err_set(err, EOPNOTSUPP, "it shares its memory with process %d: not handled yet", s->by_mm.at[mid]);
+		if (r == 1)
+			low = mid + 1;
+		else
+			high = mid;
 	}
+	vec_add(&s->by_mm);
+	memmove(&s->by_mm.at[low + 1], &s->by_mm.at[low], (s->by_mm.len - 1 - low) * sizeof(pid_t));
+	s->by_mm.at[low] = t->pid;
 	return 0;
 }
 
@@ -335,6 +342,8 @@ void seeing_free(struct seeing *s)
 		proc_maps_free(&t->maps);
 	}
 	free(s->tasks);
+	vec_free(&s->by_mm);
+	vec_free(&s->by_table);
 	if (s->have_socks)
 		sock_diag_free(&s->socks);
 }

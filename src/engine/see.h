@@ -41,6 +41,7 @@ struct seeing {
 	struct seen_task *tasks;        /* one for each in tree->tasks; owned */
 	struct sock_diag socks;
 	bool have_socks, shell_job;
+	VEC(pid_t) by_mm, by_table;     /* tasks with different memory, different descriptor tables: in kcmp's order */
 	bool forked_since;              /* a task is new since the look: what it shares with others is not known */
 };
 

@@ -151,16 +151,17 @@ static int see_fd(struct seeing *s, int pidfd, pid_t pid, int task_fd, struct fd
 	return r < 0 ? r : add_file(s, &v, &f, &ret_slot->file, err);
 }
 
-/* Another task with the same descriptor table (clone(CLONE_FILES)). */
+/* Another task with the same descriptor table (clone(CLONE_FILES)); they are in kcmp's order. */
 static int find_table(struct seeing *s, const struct task *t, uint32_t *ret_id, struct err *err)
 {
-	*ret_id = 0;
-	for (const struct task *o = s->snapshot->tasks.at; o < t; o++) {
-		int r;
+	size_t low = 0, high = s->by_table.len;
 
-		if (o->state == TASK_ZOMBIE)
-			continue;
-		r = sys_kcmp(o->pid, t->pid, SYS_KCMP_FILES, 0, 0, err);
+	*ret_id = 0;
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+		const struct task *o = snapshot_task(s->snapshot, s->by_table.at[mid]);
+		int r = sys_kcmp(o->pid, t->pid, SYS_KCMP_FILES, 0, 0, err);
+
 		if (r < 0)
 			return r;
 		if (r == 0 && o->pid != t->ppid)
@@ -170,7 +171,14 @@ static int find_table(struct seeing *s, const struct task *t, uint32_t *ret_id, 
 			*ret_id = o->files_id;
 			return 0;
 		}
+		if (r == 1)
+			low = mid + 1;
+		else
+			high = mid;
 	}
+	vec_add(&s->by_table);
+	memmove(&s->by_table.at[low + 1], &s->by_table.at[low], (s->by_table.len - 1 - low) * sizeof(pid_t));
+	s->by_table.at[low] = t->pid;
 	return 0;
 }
 

@@ -314,6 +314,17 @@ static int save_bytes(struct subject *s, taddr from, taddr to, struct err *err)
 	return sys_read_memory(s->tid, from, s->saved, s->saved_len, err);
 }
 
+static int write_frame(pid_t tid, taddr frame_at, const struct sigframe *frame, taddr fpstate, const uint8_t *xsave,
+		       size_t len_bytes, struct err *err)
+{
+	struct iovec here[2] = { { (void *)(uintptr_t)frame, sizeof(*frame) }, { (void *)(uintptr_t)xsave, len_bytes } };
+	struct iovec there[2] = { { (void *)(uintptr_t)frame_at, sizeof(*frame) }, { (void *)(uintptr_t)fpstate, len_bytes } };
+
+	if (process_vm_writev(tid, here, 2, there, 2, 0) != (ssize_t)(sizeof(*frame) + len_bytes))
+		return err_sys(err, "lay a frame on the stack of thread %d", tid);
+	return 0;
+}
+
 static int lay_frame(struct subject *s, taddr top, struct err *err)
 {
 	size_t len = frame_xsave_len(s);
@@ -330,8 +341,7 @@ static int lay_frame(struct subject *s, taddr top, struct err *err)
 	mark_xsave(xsave, len);
 	/* restart_syscall after a sigreturn answers EINTR: a frame needs the real number */
 	fill_frame(s, &s->restart, fpstate, &frame);
-	r = sys_write_memory(s->tid, fpstate, xsave, len + 4, err);
-	return r < 0 ? r : sys_write_memory(s->tid, s->frame, &frame, sizeof(frame), err);
+	return write_frame(s->tid, s->frame, &frame, fpstate, xsave, len + 4, err);
 }
 
 int subject_open(struct subject *s, const struct gadgets *g, const struct proc_maps *maps,
@@ -419,19 +429,16 @@ int question_ask(struct question *q, size_t count, struct err *err)
 	return r;
 }
 
-static int keep_answers(struct subject *const *subjects, size_t count, const struct question *q,
-			const struct standing_question *standing, struct err *err)
+#define SLOT sizeof(((struct answer *)NULL)->out)
+
+/* Each question wrote into a slot of its own: one read brings all of a subject's. */
+static int collect_written(struct subject *s, size_t n, struct err *err)
 {
-	int r = 0;
+	uint8_t out[QUESTION_OUT_BYTES];
+	int r = sys_read_memory(s->tid, s->out, out, n * SLOT, err);
 
-	for (size_t i = 0; r == 0 && i < count; i++) {
-		struct subject *s = subjects[i];
-		struct answer *a = &s->kept[s->kept_len++];
-
-		*a = (struct answer){ .nr = standing->nr, .arg0 = standing->arg[0], .value = q[i].answer };
-		if (standing->out_arg > 0 && a->value >= 0)
-			r = sys_read_memory(s->tid, s->out, a->out, sizeof(a->out), err);
-	}
+	for (size_t k = 0; r == 0 && k < n; k++)
+		memcpy(s->kept[s->kept_len - n + k].out, out + k * SLOT, SLOT);
 	return r;
 }
 
@@ -439,9 +446,9 @@ int question_ask_ahead(struct subject *const *subjects, size_t count, const stru
 		       struct err *err)
 {
 	own_free struct question *q = mem_new(count * sizeof(*q));
-	int r = 0;
+	int r = n * SLOT > QUESTION_OUT_BYTES ? err_set(err, E2BIG, "%zu questions", n) : 0;
 
-	for (size_t i = 0; i < count; i++) {
+	for (size_t i = 0; r == 0 && i < count; i++) {
 		struct subject *s = subjects[i];
 		struct answer *kept = mem_new((s->kept_len + n) * sizeof(*kept));
 
@@ -455,12 +462,15 @@ int question_ask_ahead(struct subject *const *subjects, size_t count, const stru
 			q[i] = (struct question){ .subject = subjects[i], .nr = standing[k].nr };
 			memcpy(q[i].arg, standing[k].arg, sizeof(q[i].arg));
 			if (standing[k].out_arg > 0)
-				q[i].arg[standing[k].out_arg] = subjects[i]->out;
+				q[i].arg[standing[k].out_arg] = subjects[i]->out + k * SLOT;
 		}
 		r = question_ask(q, count, err);
-		if (r == 0)
-			r = keep_answers(subjects, count, q, &standing[k], err);
+		for (size_t i = 0; r == 0 && i < count; i++)
+			subjects[i]->kept[subjects[i]->kept_len++] = (struct answer){
+				.nr = standing[k].nr, .arg0 = standing[k].arg[0], .value = q[i].answer };
 	}
+	for (size_t i = 0; r == 0 && i < count; i++)
+		r = collect_written(subjects[i], n, err);
 	return r;
 }
 

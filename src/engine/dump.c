@@ -96,6 +96,7 @@ static int save_stats(const struct dump *d, struct err *err)
 	s.memwrite_time = (uint32_t)r->memory_us;
 	s.pages_scanned = r->pages_scanned;
 	s.pages_written = r->pages_written;
+	s.pages_skipped_parent = r->pages_in_parent;
 	s.has_shpages_written = s.has_shpages_scanned = 1;
 	s.shpages_written = s.shpages_scanned = r->shared_pages_written;
 	e.dump = &s;

@@ -35,6 +35,7 @@ struct dump_options {
 struct dump_result {
 	unsigned int tasks, threads;
 	uint64_t pages_scanned, pages_written, shared_pages_written, zero_pages;
+	uint64_t pages_in_parent;       /* shared by copy on write with a task that has them in its own pages */
 	uint64_t freezing_us, frozen_us, memory_us, total_us;
 };
 

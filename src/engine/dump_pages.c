@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "engine/dump_pages.h"
+#include "engine/dump_shared.h"
 #include "kernel/pagemap.h"
 #include "kernel/proc.h"
 #include "page/ends.h"
@@ -18,6 +19,7 @@
 struct dumping {
 	struct store *store;
 	struct dump_result *result;
+	struct shared_dump shared;
 	uint32_t next_pages_id;
 };
 
@@ -105,8 +107,9 @@ static uint64_t plan_pages(const struct page_runs *plan)
 	return n;
 }
 
+/* placed: NULL, or gets what goes into the pages file. */
 static int move(struct dumping *d, struct page_source *src, enum image_kind kind, uint64_t id,
-		struct page_count *count, struct err *err)
+		struct page_runs *placed, struct page_count *count, struct err *err)
 {
 	struct sink_image sink;
 	int r = sink_image_open(&sink, d->store, kind, id, d->next_pages_id, err), closed;
@@ -114,14 +117,16 @@ static int move(struct dumping *d, struct page_source *src, enum image_kind kind
 	if (r < 0)
 		return r;
 	d->next_pages_id++;
+	sink.placed = placed;
 	r = page_pump(src, &sink.base, THREADS, count, err);
 	closed = sink_image_close(&sink, r < 0 ? &(struct err){ 0 } : err);
 	return r < 0 ? r : closed;
 }
 
-static int dump_task(struct dumping *d, const struct task *t, struct err *err)
+static int dump_task(struct dumping *d, size_t index, struct err *err)
 {
-	struct page_runs plan = { 0 };
+	const struct task *t = &d->shared.snapshot->tasks.at[index];
+	struct page_runs plan = { 0 }, placed = { 0 };
 	struct page_count count = { 0 };
 	struct source_task src;
 	own_fd mem = -1;
@@ -130,12 +135,16 @@ static int dump_task(struct dumping *d, const struct task *t, struct err *err)
 	LOG_SCOPE("task %d", t->pid);
 	if (r == 0)
 		r = plan_task(t, &plan, err);
+	if (r == 0)
+		r = shared_plan(&d->shared, index, &plan, err);
 	if (r == 0) {
 		source_task_init(&src, t->pid, mem, &plan);
-		r = move(d, &src.base, IMAGE_PAGEMAP, (uint64_t)t->pid, &count, err);
+		r = move(d, &src.base, IMAGE_PAGEMAP, (uint64_t)t->pid, &placed, &count, err);
 	}
+	shared_note(&d->shared, index, d->next_pages_id - 1, &placed);
 	d->result->pages_scanned += plan_pages(&plan);
 	d->result->pages_written += count.here;
+	d->result->pages_in_parent += count.parent;
 	d->result->zero_pages += count.zero;
 	vec_free(&plan);
 	return r;
@@ -175,7 +184,7 @@ static int dump_shmem(struct dumping *d, const struct shmem *o, struct err *err)
 		r = plan_object(fd, o->size_bytes, &plan, err);
 	if (r == 0) {
 		source_file_init(&src, fd, &plan);
-		r = move(d, &src.base, IMAGE_PAGEMAP_SHMEM, o->id, &count, err);
+		r = move(d, &src.base, IMAGE_PAGEMAP_SHMEM, o->id, NULL, &count, err);
 	}
 	d->result->shared_pages_written += count.here;
 	d->result->zero_pages += count.zero;
@@ -187,12 +196,15 @@ int dump_pages(const struct snapshot *s, struct store *store, const struct progr
 	       struct dump_result *result, struct err *err)
 {
 	struct dumping d = { .store = store, .result = result, .next_pages_id = 1 };
-	int r = 0;
+	int r = shared_init(&d.shared, s, store, err);
 
 	(void)progress;
 	for (size_t i = 0; r == 0 && i < s->tasks.len; i++)
 		if (s->tasks.at[i].state != TASK_ZOMBIE)
-			r = dump_task(&d, &s->tasks.at[i], err);
+			r = dump_task(&d, i, err);
+	if (r == 0)
+		r = shared_finish(&d.shared, err);
+	shared_free(&d.shared);
 	for (size_t i = 0; r == 0 && i < s->shmems.len; i++)
 		r = dump_shmem(&d, &s->shmems.at[i], err);
 	return r;

@@ -182,12 +182,12 @@ static int run_threads(struct vessel *v, const struct task *t, struct err *err)
 	return done;
 }
 
-static int run_task_kinds(struct vessel *v, const struct task *t, bool last, struct err *err)
+static int run_task_kinds(struct vessel *v, const struct task *t, enum task_stage stage, struct err *err)
 {
 	int done = 0;
 
 	for (size_t k = 0; done == 0 && task_kinds[k]; k++)
-		if (task_kinds[k]->make && task_kinds[k]->last == last)
+		if (task_kinds[k]->make && task_kinds[k]->stage == stage)
 			done = task_kinds[k]->make(t, v, err);
 	return done < 0 ? done : vessel_run(v, err);
 }
@@ -255,13 +255,15 @@ int make_state(struct restoring *r, size_t index, struct err *err)
 	if (done == 0 && owns_table(&r->snapshot, t))
 		done = place_fds(r, v, t, err);
 	if (done == 0)
+		done = run_task_kinds(v, t, STAGE_ALONE, err);
+	if (done == 0)
 		done = make_threads(v, t, err);
 	if (done == 0)
-		done = run_task_kinds(v, t, false, err);
+		done = run_task_kinds(v, t, STAGE_THREADS, err);
 	if (done == 0)
 		done = run_threads(v, t, err);
 	if (done == 0)
-		done = run_task_kinds(v, t, true, err);
+		done = run_task_kinds(v, t, STAGE_LAST, err);
 	if (done == 0)
 		done = vessel_leave(v, err);
 	return done < 0 ? done : set_registers(t, err);

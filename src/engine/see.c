@@ -99,48 +99,84 @@ static int ask_brk(struct subject *s, struct task *t, struct err *err)
 	return r;
 }
 
-static int see_thread(struct seen_task *seen, const struct gadgets *g, size_t index, struct task *t, struct err *err)
+static int see_thread(struct seen_task *seen, size_t index, struct task *t, struct err *err)
 {
 	struct subject *s = &seen->subjects.at[index];
 	const struct task_view view = {
 		.stat = &seen->stat, .status = &seen->status, .subject = &seen->subjects.at[0],
 		.subjects = seen->subjects.at, .maps = &seen->maps,
 	};
-	int r, closed;
+	int r;
 
 	LOG_SCOPE("thread %d", s->tid);
-	if (g) {
-		r = subject_open(s, g, &seen->maps, (unsigned int)index, err);
-		if (r == -ENOSPC)
-			log_warn("%s: some of its state can't be asked", err->text);
-		else if (r < 0)
-			return r;
-	}
 	r = run_kinds(&view, s, index, t, err);
-	if (r == 0 && index == 0)
-		r = ask_brk(s, t, err);
-	closed = subject_close(s, r < 0 ? &(struct err){ 0 } : err);
-	return r < 0 ? r : closed;
+	return r == 0 && index == 0 ? ask_brk(s, t, err) : r;
 }
 
-static int see_threads(struct seen_task *seen, struct task *t, struct err *err)
+/* ---- questions: all frames are laid first, then the whole tree is asked at once ---- */
+
+static int open_task(struct seen_task *seen, const struct task *t, struct err *err)
 {
 	struct gadgets gadgets;
-	const struct gadgets *g = &gadgets;
 	int r = gadgets_find(t->pid, &seen->maps, &gadgets, err);
 
 	if (r == -ENOENT) {
 		log_warn("%s: some of its state can't be asked", err->text);
-		g = NULL;
-	} else if (r < 0) {
-		return r;
+		return 0;
 	}
-	for (size_t i = 0; i < t->threads.len; i++) {
-		r = see_thread(seen, g, i, t, err);
-		if (r < 0)
-			return r;
+	for (size_t i = 0; r == 0 && i < seen->subjects.len; i++) {
+		r = subject_open(&seen->subjects.at[i], &gadgets, &seen->maps, (unsigned int)i, err);
+		if (r == -ENOSPC) {
+			log_warn("%s: some of its state can't be asked", err->text);
+			r = 0;
+		}
 	}
-	return 0;
+	return r;
+}
+
+static int ask_tree(struct seeing *s, struct err *err)
+{
+	VEC(struct subject *) threads = { 0 };
+	VEC(struct subject *) leaders = { 0 };
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < s->snapshot->tasks.len; i++) {
+		struct seen_task *seen = &s->tasks[i];
+		const struct task *t = &s->snapshot->tasks.at[i];
+
+		LOG_SCOPE("task %d (%s)", t->pid, seen->stat.comm);
+		if (t->state == TASK_ZOMBIE)
+			continue;
+		r = open_task(seen, t, err);
+		for (size_t k = 0; r == 0 && k < seen->subjects.len; k++) {
+			if (!seen->subjects.at[k].open)
+				continue;
+			vec_push(&threads, &seen->subjects.at[k]);
+			if (k == 0)
+				vec_push(&leaders, &seen->subjects.at[k]);
+		}
+	}
+	if (r == 0)
+		r = question_ask_ahead(threads.at, threads.len, thread_questions, thread_question_count, err);
+	if (r == 0)
+		r = question_ask_ahead(leaders.at, leaders.len, task_questions, task_question_count, err);
+	vec_free(&threads);
+	vec_free(&leaders);
+	return r;
+}
+
+/* Every thread is given back what it had, whatever else failed. */
+static int close_tree(struct seeing *s, struct err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < s->snapshot->tasks.len; i++)
+		for (size_t k = 0; k < s->tasks[i].subjects.len; k++) {
+			int one = subject_close(&s->tasks[i].subjects.at[k], err);
+
+			r = one < 0 ? one : r;
+		}
+	return r;
 }
 
 static const struct proc_maps *looked_at(const struct seeing *s, pid_t pid)
@@ -174,7 +210,8 @@ static int see_maps(struct seeing *s, struct seen_task *seen, pid_t pid, struct 
 	return before ? 0 : proc_smaps_flags(pid, &seen->maps, err);
 }
 
-static int see_alive(struct seeing *s, size_t index, struct task *t, struct err *err)
+/* What can be seen without asking. */
+static int see_outside(struct seeing *s, size_t index, struct task *t, struct err *err)
 {
 	const struct frozen_task *frozen = &s->tree->tasks.at[index];
 	struct seen_task *seen = &s->tasks[index];
@@ -188,18 +225,11 @@ static int see_alive(struct seeing *s, size_t index, struct task *t, struct err 
 		r = see_maps(s, seen, t->pid, err);
 	for (size_t i = 0; r >= 0 && i < frozen->tids.len; i++)
 		r = see_thread_outside(s, seen, t, frozen->tids.at[i], err);
-	if (r >= 0)
-		r = see_threads(seen, t, err);
-	if (r >= 0)
-		r = see_mm(s, seen, t, err);
-	if (r >= 0)
-		r = see_files(s, index, t, err);
-	if (r >= 0)
-		t->umask = seen->status.umask;
-	return r;
+	t->umask = seen->status.umask;
+	return r < 0 ? r : 0;
 }
 
-static int see_task(struct seeing *s, size_t index, struct err *err)
+static int begin_task(struct seeing *s, size_t index, struct err *err)
 {
 	const struct frozen_task *frozen = &s->tree->tasks.at[index];
 	struct seen_task *seen = &s->tasks[index];
@@ -217,13 +247,41 @@ static int see_task(struct seeing *s, size_t index, struct err *err)
 	t->flags = seen->stat.flags;
 	t->stop_signal = (uint32_t)frozen->stop_signal;
 	t->state = frozen->zombie ? TASK_ZOMBIE : frozen->stop_signal ? TASK_STOPPED : TASK_ALIVE;
-	if (frozen->zombie) {
-		t->exit_code = seen->stat.exit_code;
-		vec_add(&t->threads)->tid = t->pid;
-		memcpy(t->threads.at[0].comm, seen->stat.comm, sizeof(t->threads.at[0].comm) - 1);
+	if (!frozen->zombie)
+		return see_outside(s, index, t, err);
+	t->exit_code = seen->stat.exit_code;
+	vec_add(&t->threads)->tid = t->pid;
+	memcpy(t->threads.at[0].comm, seen->stat.comm, sizeof(t->threads.at[0].comm) - 1);
+	return 0;
+}
+
+static int see_task(struct seeing *s, size_t index, struct err *err)
+{
+	struct seen_task *seen = &s->tasks[index];
+	struct task *t = &s->snapshot->tasks.at[index];
+	int r = 0;
+
+	LOG_SCOPE("task %d (%s)", t->pid, seen->stat.comm);
+	if (t->state == TASK_ZOMBIE)
 		return 0;
-	}
-	return see_alive(s, index, t, err);
+	for (size_t i = 0; r >= 0 && i < t->threads.len; i++)
+		r = see_thread(seen, i, t, err);
+	if (r >= 0)
+		r = see_mm(s, seen, t, err);
+	return r < 0 ? r : see_files(s, index, t, err);
+}
+
+static int see_all(struct seeing *s, struct err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r >= 0 && i < s->tree->tasks.len; i++)
+		r = begin_task(s, i, err);
+	if (r >= 0)
+		r = ask_tree(s, err);
+	for (size_t i = 0; r >= 0 && i < s->tree->tasks.len; i++)
+		r = see_task(s, i, err);
+	return r;
 }
 
 static int check_session(struct seeing *s, struct err *err)
@@ -252,15 +310,16 @@ static int resolve_files(struct seeing *s, struct err *err)
 
 int see_tree(struct seeing *s, struct err *err)
 {
-	int r = 0;
+	int r, closed;
 
 	s->tasks = mem_new(s->tree->tasks.len * sizeof(*s->tasks));
 	for (size_t i = 0; i < s->tree->tasks.len; i++)
 		s->forked_since |= !s->tree->tasks.at[i].zombie && !looked_at(s, s->tree->tasks.at[i].pid);
-	for (size_t i = 0; r >= 0 && i < s->tree->tasks.len; i++)
-		r = see_task(s, i, err);
-	if (r >= 0)
-		r = resolve_files(s, err);
+	r = see_all(s, err);
+	closed = close_tree(s, r < 0 ? &(struct err){ 0 } : err);
+	if (r < 0 || closed < 0)
+		return r < 0 ? r : closed;
+	r = resolve_files(s, err);
 	return r < 0 ? r : check_session(s, err);
 }
 

@@ -155,8 +155,7 @@ static int see_fd(struct seeing *s, int pidfd, pid_t pid, int task_fd, struct fd
 static int find_table(struct seeing *s, const struct task *t, uint32_t *ret_id, struct err *err)
 {
 	*ret_id = 0;
-	for (size_t i = 0; i + 1 < s->snapshot->tasks.len; i++) {
-		const struct task *o = &s->snapshot->tasks.at[i];
+	for (const struct task *o = s->snapshot->tasks.at; o < t; o++) {
 		int r;
 
 		if (o->state == TASK_ZOMBIE)

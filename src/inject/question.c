@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/own.h"
 #include "inject/question.h"
+#include "kernel/arch/x86_64/xstate.h"
 #include "kernel/sys.h"
 
 #define PAGE                    4096u
@@ -232,9 +233,27 @@ static bool own_stack(const struct subject *s, const struct proc_maps *maps, con
 	return below && below->end == m->start && below->prot == PROT_NONE;
 }
 
+/*
+ * How much of the XSAVE area goes into a frame: up to the last component in use.
+ * ptrace gives room for all that the processor has, and a frame that says it is
+ * larger than what this task may use (AMX) is taken for one without any vector
+ * state.  What lies behind is in its initial state, and is put back to that.
+ */
+static size_t frame_xsave_len(const struct subject *s)
+{
+	size_t end = XSTATE_LEGACY_BYTES, offset, len;
+	uint64_t used;
+
+	memcpy(&used, s->xsave + XSTATE_HEADER, sizeof(used));
+	for (unsigned int i = XSTATE_AVX; i < 63; i++)
+		if (used >> i & 1 && xstate_place(i, &offset, &len) && offset + len > end)
+			end = offset + len;
+	return end < s->xsave_len ? end : s->xsave_len;
+}
+
 static size_t frame_bytes(const struct subject *s)
 {
-	return sizeof(struct sigframe) + s->xsave_len + 4 + 64 + 16;
+	return sizeof(struct sigframe) + frame_xsave_len(s) + 4 + 64 + 16;
 }
 
 static int find_room(const struct subject *s, const struct proc_maps *maps, unsigned int slot, taddr *ret_top,
@@ -297,8 +316,9 @@ static int save_bytes(struct subject *s, taddr from, taddr to, struct err *err)
 
 static int lay_frame(struct subject *s, taddr top, struct err *err)
 {
-	taddr fpstate = (top - s->xsave_len - 4) & ~63ull;
-	own_free uint8_t *xsave = mem_dup(s->xsave, s->xsave_len + 4);
+	size_t len = frame_xsave_len(s);
+	taddr fpstate = (top - len - 4) & ~63ull;
+	own_free uint8_t *xsave = mem_dup(s->xsave, len + 4);
 	struct sigframe frame;
 	int r;
 
@@ -307,10 +327,10 @@ static int lay_frame(struct subject *s, taddr top, struct err *err)
 	r = save_bytes(s, s->out, top, err);
 	if (r < 0)
 		return r;
-	mark_xsave(xsave, s->xsave_len);
+	mark_xsave(xsave, len);
 	/* restart_syscall after a sigreturn answers EINTR: a frame needs the real number */
 	fill_frame(s, &s->restart, fpstate, &frame);
-	r = sys_write_memory(s->tid, fpstate, xsave, s->xsave_len + 4, err);
+	r = sys_write_memory(s->tid, fpstate, xsave, len + 4, err);
 	return r < 0 ? r : sys_write_memory(s->tid, s->frame, &frame, sizeof(frame), err);
 }
 
@@ -368,15 +388,18 @@ static int put_in_place(const struct question *q, struct err *err)
 	return ptrace_set_regs(q->subject->tid, &r, err);
 }
 
+/* The sigreturn of the question before, or of the frame itself: its entry is where the next one goes. */
+static int start(struct subject *s, struct err *err)
+{
+	return ptrace_go(PTRACE_SYSCALL, s->tid, 0, err);
+}
+
 int question_ask(struct question *q, size_t count, struct err *err)
 {
 	int r = 0;
 
-	for (size_t i = 0; r == 0 && i < count; i++) {
-		r = ptrace_set_regs(q[i].subject->tid, &q[i].subject->heal, err);
-		if (r == 0)
-			r = ptrace_go(PTRACE_SYSCALL, q[i].subject->tid, 0, err);
-	}
+	for (size_t i = 0; r == 0 && i < count; i++)
+		r = start(q[i].subject, err);
 	for (size_t i = 0; r == 0 && i < count; i++) {
 		r = wait_syscall(q[i].subject, err);
 		if (r == 0)
@@ -396,9 +419,78 @@ int question_ask(struct question *q, size_t count, struct err *err)
 	return r;
 }
 
+static int keep_answers(struct subject *const *subjects, size_t count, const struct question *q,
+			const struct standing_question *standing, struct err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < count; i++) {
+		struct subject *s = subjects[i];
+		struct answer *a = &s->kept[s->kept_len++];
+
+		*a = (struct answer){ .nr = standing->nr, .arg0 = standing->arg[0], .value = q[i].answer };
+		if (standing->out_arg > 0 && a->value >= 0)
+			r = sys_read_memory(s->tid, s->out, a->out, sizeof(a->out), err);
+	}
+	return r;
+}
+
+int question_ask_ahead(struct subject *const *subjects, size_t count, const struct standing_question *standing, size_t n,
+		       struct err *err)
+{
+	own_free struct question *q = mem_new(count * sizeof(*q));
+	int r = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		struct subject *s = subjects[i];
+		struct answer *kept = mem_new((s->kept_len + n) * sizeof(*kept));
+
+		if (s->kept_len > 0)
+			memcpy(kept, s->kept, s->kept_len * sizeof(*kept));
+		free(s->kept);
+		s->kept = kept;
+	}
+	for (size_t k = 0; r == 0 && k < n; k++) {
+		for (size_t i = 0; i < count; i++) {
+			q[i] = (struct question){ .subject = subjects[i], .nr = standing[k].nr };
+			memcpy(q[i].arg, standing[k].arg, sizeof(q[i].arg));
+			if (standing[k].out_arg > 0)
+				q[i].arg[standing[k].out_arg] = subjects[i]->out;
+		}
+		r = question_ask(q, count, err);
+		if (r == 0)
+			r = keep_answers(subjects, count, q, &standing[k], err);
+	}
+	return r;
+}
+
+int question_ask_one(struct subject *s, uint64_t nr, const uint64_t arg[6], int64_t *ret_answer, struct err *err)
+{
+	struct question q = { .subject = s, .nr = nr };
+	int r;
+
+	for (size_t i = 0; i < s->kept_len; i++)
+		if (s->kept[i].nr == nr && s->kept[i].arg0 == arg[0]) {
+			s->replay = &s->kept[i];
+			*ret_answer = s->kept[i].value;
+			return 0;
+		}
+	s->replay = NULL;
+	memcpy(q.arg, arg, sizeof(q.arg));
+	r = question_ask(&q, 1, err);
+	if (r == 0)
+		*ret_answer = q.answer;
+	return r;
+}
+
 int question_read(const struct subject *s, size_t offset, void *buf, size_t len_bytes, struct err *err)
 {
-	return sys_read_memory(s->tid, s->out + offset, buf, len_bytes, err);
+	if (!s->replay)
+		return sys_read_memory(s->tid, s->out + offset, buf, len_bytes, err);
+	if (offset + len_bytes > sizeof(s->replay->out))
+		return err_set(err, ERANGE, "an answer of %zu bytes was not kept", offset + len_bytes);
+	memcpy(buf, s->replay->out + offset, len_bytes);
+	return 0;
 }
 
 int subject_close(struct subject *s, struct err *err)
@@ -423,5 +515,7 @@ void subject_free(struct subject *s)
 {
 	free(s->xsave);
 	free(s->saved);
+	free(s->kept);
 	s->xsave = s->saved = NULL;
+	s->kept = NULL;
 }

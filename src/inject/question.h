@@ -43,6 +43,13 @@ struct gadgets {
 /* ENOENT: the task has no such code (a static program without handlers). */
 int gadgets_find(pid_t pid, const struct proc_maps *maps, struct gadgets *ret_gadgets, struct err *err);
 
+/* An answer that was asked for ahead of time: what the call returned, and what it wrote. */
+struct answer {
+	uint64_t nr, arg0;
+	int64_t value;
+	uint8_t out[32];
+};
+
 struct subject {
 	pid_t tid;
 	struct user_regs_struct seen;           /* as they stood */
@@ -59,6 +66,9 @@ struct subject {
 	uint8_t *saved;                         /* owned: the bytes that the frame covers */
 	size_t saved_len;
 	bool open, stopped;                     /* stopped: a SIGSTOP came meanwhile, to be sent again */
+	struct answer *kept;                    /* owned */
+	size_t kept_len;
+	const struct answer *replay;            /* the kept one that was looked up last; NULL: a real one was asked */
 };
 
 /* Reads registers, mask and rseq of a stopped thread and works out `restart`.  Changes nothing. */
@@ -79,7 +89,21 @@ struct question {
 	int64_t answer;                         /* what the kernel returned: a value or -errno */
 };
 
-/* Asks all at once, each its subject (each subject at most once in a call). */
+/* Asks all at once, each its subject (each subject at most once in a call).  A stop costs about 8 us, and those of
+ * different threads overlap: many at once take half the time that one after another does. */
 int question_ask(struct question *q, size_t count, struct err *err);
-/* Reads what a question left at subject->out + offset. */
+
+/* A question for everybody; out_arg says which argument is where the answer goes (0: none does). */
+struct standing_question {
+	uint64_t nr, arg[6];
+	unsigned int out_arg;
+};
+
+/* Asks `count` open subjects all `n` questions.  question_ask_one() and question_read() find them answered. */
+int question_ask_ahead(struct subject *const *subjects, size_t count, const struct standing_question *q, size_t n,
+		       struct err *err);
+
+/* One question to one subject, or what was asked ahead: known by nr and its first argument. */
+int question_ask_one(struct subject *s, uint64_t nr, const uint64_t arg[6], int64_t *ret_answer, struct err *err);
+/* Reads what the last question to this subject left at its `out` + offset. */
 int question_read(const struct subject *s, size_t offset, void *buf, size_t len_bytes, struct err *err);

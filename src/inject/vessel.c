@@ -16,6 +16,7 @@
 #include "base/mem.h"
 #include "base/own.h"
 #include "inject/vessel.h"
+#include "kernel/proc.h"
 #include "kernel/ptrace.h"
 
 #define PAGE            4096u
@@ -345,6 +346,17 @@ void vessel_thread_script(const struct vessel *v, unsigned int index, struct scr
 	script_init(ret_script, area, THREAD_DATA, THREAD_OPS);
 }
 
+static int write_script(pid_t pid, const struct script *s, const void *ops, size_t len_bytes, struct err *err)
+{
+	struct iovec here[2] = { { s->data.at, s->data.len }, { (void *)(uintptr_t)ops, len_bytes } };
+	struct iovec there[2] = { { (void *)(uintptr_t)s->area, s->data.len },
+				  { (void *)(uintptr_t)(s->area + s->data_max), len_bytes } };
+
+	if (process_vm_writev(pid, here, 2, there, 2, 0) != (ssize_t)(s->data.len + len_bytes))
+		return err_sys(err, "write a script of %zu calls into vessel %d", s->ops.len, pid);
+	return 0;
+}
+
 int vessel_start(struct vessel *v, pid_t tid, const struct script *s, struct err *err)
 {
 	taddr ops_at = s->area + s->data_max;
@@ -355,9 +367,7 @@ int vessel_start(struct vessel *v, pid_t tid, const struct script *s, struct err
 	if (s->overflow)
 		return err_set(err, ENOSPC, "a script of %zu calls does not fit", s->ops.len);
 	own_free char *ops = script_encode(s, &len);
-	r = write_task(v->pid, s->area, s->data.at, s->data.len, err);
-	if (r == 0)
-		r = write_task(v->pid, ops_at, ops, len, err);
+	r = write_script(v->pid, s, ops, len, err);
 	if (r == 0)
 		r = ptrace_get_regs(tid, &regs, err);
 	if (r < 0)
@@ -457,11 +467,26 @@ int vessel_leave(struct vessel *v, struct err *err)
 	return r;
 }
 
-void vessel_kill(pid_t pid)
+static void reap(pid_t tid)
 {
 	int status;
 
-	if (kill(pid, SIGKILL) == 0)
-		while (waitpid(pid, &status, __WALL) < 0 && errno == EINTR)
-			;
+	while (waitpid(tid, &status, __WALL) < 0 && errno == EINTR)
+		;
+}
+
+/* A dead thread is its tracer's to reap, and the leader is the last that can be: waiting for it alone never ends. */
+void vessel_kill(pid_t pid)
+{
+	struct proc_ids tids = { 0 };
+	struct err ignored;
+
+	if (kill(pid, SIGKILL) < 0)
+		return;
+	if (proc_threads(pid, &tids, &ignored) >= 0)
+		for (size_t i = 0; i < tids.len; i++)
+			if (tids.at[i] != pid)
+				reap(tids.at[i]);
+	vec_free(&tids);
+	reap(pid);
 }

@@ -104,6 +104,8 @@ struct thread {
 	uint32_t pdeath_signal;
 	int nice;
 	uint32_t policy, priority;
+	uint32_t ioprio;                /* as ioprio_get() has it; 0: none */
+	uint64_t timer_slack_ns;        /* 0: none (real-time policies), or not known */
 	VEC(uint64_t) affinity;         /* bit set of processors; empty: not known */
 	struct creds creds;
 	struct signal_queue pending;

@@ -49,6 +49,7 @@ struct sink_image {
 	int pages_fd;
 	uint64_t end;                   /* bytes placed in the pages file */
 	struct page_run open;           /* the entry being grown */
+	struct page_runs *placed;       /* optional: notes what goes into the pages file */
 };
 int sink_image_open(struct sink_image *s, struct store *store, enum image_kind kind, uint64_t id,
 		    uint32_t pages_id, struct err *err);

@@ -21,6 +21,16 @@ static int put_entry(struct sink_image *s, struct err *err)
 	return image_put(s->writer, &e.base, err);
 }
 
+static void note(struct page_runs *placed, const struct page_run *run)
+{
+	struct page_run *last = placed->len > 0 ? &placed->at[placed->len - 1] : NULL;
+
+	if (last && last->start + last->pages * PAGE_BYTES == run->start)
+		last->pages += run->pages;
+	else
+		vec_push(placed, *run);
+}
+
 static int place(struct page_sink *sink, const struct page_run *run, uint64_t *ret_to, struct err *err)
 {
 	struct sink_image *s = (struct sink_image *)sink;
@@ -36,8 +46,11 @@ static int place(struct page_sink *sink, const struct page_run *run, uint64_t *r
 		*open = *run;
 	}
 	*ret_to = s->end;
-	if (run->where & PAGE_HERE)
+	if (run->where & PAGE_HERE) {
 		s->end += run->pages * PAGE_BYTES;
+		if (s->placed)
+			note(s->placed, run);
+	}
 	return 0;
 }
 

@@ -2,9 +2,12 @@
 /* common.c - what many kinds do in the same way: owners of files, questions. */
 #include <errno.h>
 #include <signal.h>
-#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
 
 #include "base/mem.h"
+#include "base/own.h"
 #include "resource/resource.h"
 
 FownEntry *fown_save(const struct fown *f)
@@ -33,14 +36,31 @@ int fown_load(const FownEntry *rec, struct fown *ret_fown, struct err *err)
 	return 0;
 }
 
+/*
+ * What the kinds ask of every thread, and of every task.  They need not be here to be asked: what is, is asked of
+ * the whole tree at once, before the kinds see.
+ */
+const struct standing_question thread_questions[] = {
+	{ SYS_sigaltstack, { 0 }, 1 },
+	{ SYS_prctl, { 40 /* PR_GET_TID_ADDRESS */ }, 1 },
+	{ SYS_prctl, { PR_GET_SECUREBITS }, 0 },
+	{ SYS_prctl, { PR_GET_PDEATHSIG }, 1 },
+};
+const size_t thread_question_count = ARRAY_LEN(thread_questions);
+
+const struct standing_question task_questions[] = {
+	{ SYS_brk, { 0 }, 0 },
+	{ SYS_rt_sigaction, { SIGCHLD, 0, 0, 8 }, 2 },
+	{ SYS_getitimer, { ITIMER_REAL }, 1 },
+	{ SYS_getitimer, { ITIMER_VIRTUAL }, 1 },
+	{ SYS_getitimer, { ITIMER_PROF }, 1 },
+	{ SYS_prctl, { PR_GET_DUMPABLE }, 0 },
+	{ SYS_prctl, { PR_GET_CHILD_SUBREAPER }, 1 },
+	{ SYS_membarrier, { 512 /* MEMBARRIER_CMD_GET_REGISTRATIONS */ }, 0 },
+};
+const size_t task_question_count = ARRAY_LEN(task_questions);
+
 int view_ask(struct subject *s, uint64_t nr, const uint64_t arg[6], int64_t *ret_answer, struct err *err)
 {
-	struct question q = { .subject = s, .nr = nr };
-	int r;
-
-	memcpy(q.arg, arg, sizeof(q.arg));
-	r = question_ask(&q, 1, err);
-	if (r == 0)
-		*ret_answer = q.answer;
-	return r;
+	return question_ask_one(s, nr, arg, ret_answer, err);
 }

@@ -25,9 +25,10 @@ const struct file_type *const file_types[] = {
 	NULL,
 };
 
-extern const struct task_kind actions_kind, pending_kind, itimers_kind, timers_kind, limits_kind, misc_kind;
+extern const struct task_kind actions_kind, pending_kind, itimers_kind, timers_kind, limits_kind, membarrier_kind, misc_kind;
 
 const struct task_kind *const task_kinds[] = {
+	&membarrier_kind,
 	&limits_kind,
 	&actions_kind,
 	&itimers_kind,

@@ -121,9 +121,20 @@ struct task_view {
 /* Asks the leader (or a thread) one question; the answer may be a value or -errno. */
 int view_ask(struct subject *s, uint64_t nr, const uint64_t arg[6], int64_t *ret_answer, struct err *err);
 
+/* Asked of all threads (all leaders) at once, before the kinds see: view_ask finds these answered. */
+extern const struct standing_question thread_questions[], task_questions[];
+extern const size_t thread_question_count, task_question_count;
+
+/* When a task kind is made. */
+enum task_stage {
+	STAGE_THREADS,          /* the threads are there, their kinds are not made: all rights are still there too */
+	STAGE_ALONE,            /* the leader is the only thread */
+	STAGE_LAST,             /* the thread kinds of all threads are made */
+};
+
 struct task_kind {
 	const char *name, *lost;
-	bool last;                      /* made when the thread kinds of all threads are */
+	enum task_stage stage;
 	int (*see)(const struct task_view *v, struct task *t, struct err *err);
 	void (*save)(const struct task *t, CoreEntry *core);    /* core->tc is there */
 	int (*load)(const CoreEntry *core, struct task *t, struct err *err);
@@ -145,7 +156,8 @@ extern const struct thread_kind *const thread_kinds[];
 
 /*
  * The core image of a thread: all kinds' save and load.  The leader's (tid ==
- * pid) carries the task kinds too.  A dead task has no threads: th is NULL.
+ * pid) carries the task kinds too.  Of a dead task (TASK_ZOMBIE) there are
+ * only its exit code and its leader's name.
  * core_load sets t->state, exit_code and stop_signal, and for the leader
  * everything that core.tc tells; t->pid and the tid of every thread in
  * t->threads are set before, by the caller.

@@ -75,7 +75,7 @@ def test_nginx(tool, start, workdir):
     wait_until(answers, "nginx serves")
     workers = wait_until(lambda: len(workers_of(master)) == 2 and workers_of(master), "two workers")
     www_data = pwd.getpwnam("www-data").pw_uid
-    assert all(os.stat(f"/proc/{pid}").st_uid == www_data for pid in workers)
+    wait_until(lambda: all(os.stat(f"/proc/{pid}").st_uid == www_data for pid in workers), "the workers are www-data's")
     number = 0
 
     def check(_cycle):

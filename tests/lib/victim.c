@@ -29,7 +29,7 @@
 
 enum beat { SPIN = BOARD_FIRST, VECTOR, NAP, POLL, FUTEX, SELECT, MEMORY, ITIMER, POSIX_TIMER };
 
-enum { PATTERN_WORDS = 1 << 19, SPINS = 200000, SHORT_NS = 1500000, SHORT_US = 1500 };
+enum { PATTERN_WORDS = 1 << 19, SPINS = 200000, VECTOR_SPINS = 4000000, SHORT_NS = 1500000, SHORT_US = 1500 };
 
 static board_slot *board;
 static int interruptible;
@@ -105,7 +105,7 @@ static void *vector(void *arg)
 	struct self self;
 
 	for (self_make(&self, 0);; beat(VECTOR)) {
-		board_check(board, registers_spin_vector(SPINS) == 0);
+		board_check(board, registers_spin_vector(VECTOR_SPINS) == 0);
 		self_check(&self);
 		nap();
 	}

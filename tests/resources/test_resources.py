@@ -70,15 +70,12 @@ CASES = {
 
 # what ferry does not promise yet; an entry goes as soon as its test passes
 FERRY_FAILS = {
-    "mem_private all": "no place for MLOCK_ONFAULT in the images",
     "cow all": "a page that the parent in the middle changed is two copies in its parent and its child",
-    "syscalls eintr": "what the kernel ends with EINTR at a ptrace stop stays so",
     "files linked": "refuses an unlinked file that has another name",
     "files rmdir": "refuses a removed directory",
     "unix_sockets rights": "refuses descriptors in a queue",
     "unix_sockets unread": "refuses data in a connection that waits to be accepted",
     "inet_sockets strict": "no TCP_SYNCNT in the images",
-    "attrs slack": "no timer slack in the images",
 }
 
 # what CRIU 4.2.1 itself can't do: in any row, or in the one that is named

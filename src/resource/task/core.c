@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* core.c - core images: where the records of all task and thread kinds lie together. */
 #include <errno.h>
-#include <string.h>
+#include <stdio.h>
 
 #include "base/log.h"
 #include "base/mem.h"
@@ -54,7 +54,7 @@ CoreEntry *core_save(const struct task *t, const struct thread *th)
 	core->mtype = CORE_ENTRY__MARCH__X86_64;
 	if (is_dead(t->state)) {
 		core->tc = new_task_core(t);
-		core->tc->comm = mem_str(th ? th->comm : "");
+		core->tc->comm = mem_str(th->comm);
 		return core;
 	}
 	core->thread_info = new_thread_info();
@@ -84,7 +84,7 @@ static int load_state(const TaskCoreEntry *tc, struct task *t, struct err *err)
 		return err_set(err, EBADMSG, "exit code %#x", tc->exit_code);
 	if (tc->has_stop_signo && tc->stop_signo > SIGNALS)
 		return err_set(err, EBADMSG, "task stopped by signal %u", tc->stop_signo);
-	t->state = is_dead(tc->task_state) ? TASK_DEAD : (enum task_state)tc->task_state;
+	t->state = is_dead(tc->task_state) ? TASK_ZOMBIE : (enum task_state)tc->task_state;
 	t->exit_code = (int)tc->exit_code;
 	t->stop_signal = tc->has_stop_signo ? tc->stop_signo : 0;
 	return 0;
@@ -117,8 +117,10 @@ int core_load(const CoreEntry *core, struct task *t, struct thread *th, bool lea
 		r = load_state(core->tc, t, err);
 		if (r < 0)
 			return r;
-		if (t->state == TASK_DEAD)
+		if (t->state == TASK_ZOMBIE) {
+			snprintf(th->comm, sizeof(th->comm), "%s", core->tc->comm);
 			return 0;
+		}
 	}
 	r = check_parts(core, leader, err);
 	return r < 0 ? r : load_kinds(core, t, th, leader, err);

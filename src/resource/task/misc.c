@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * misc - single values of a task: personality, OOM score, login uid,
- * subreaper, membarrier registrations, dumpable, no huge pages, AMX permission.
+ * subreaper, dumpable, no huge pages, AMX permission.
  *
- * Seen in:  /proc/PID from outside; subreaper, membarrier, dumpable (and what
- *           AMX was allowed, where there is AMX) asked of the task.
+ * Seen in:  /proc/PID from outside; subreaper, dumpable (and what AMX was
+ *           allowed, where there is AMX) asked of the task.
  * Made by:  prctl and friends in the vessel, after the credentials, whose
  *           change clears dumpable.
  * Image:    tc.*; dumpable and thp_disabled lie in the mm image, which others
@@ -12,7 +12,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/membarrier.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -25,10 +24,6 @@
 #include "kernel/proc_task.h"
 #include "resource/resource.h"
 
-#define MEMBARRIER_GET          512             /* MEMBARRIER_CMD_GET_REGISTRATIONS, Linux 6.3 */
-#define MEMBARRIER_ALL (MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED | MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED | \
-			MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE |                                \
-			MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ)
 #define ARCH_GET_XCOMP_PERM     0x1022          /* Linux 5.16 */
 #define ARCH_REQ_XCOMP_PERM     0x1023
 #define XCOMP_KNOWN             (1ull << XSTATE_TILE_DATA)      /* all that has to be asked for, to date */
@@ -68,10 +63,6 @@ static int ask(struct subject *s, struct task *t, struct err *err)
 	int r = see_subreaper(s, t, err);
 
 	if (r == 0)
-		r = view_ask(s, SYS_membarrier, (uint64_t[6]){ MEMBARRIER_GET }, &got, err);
-	if (r == 0)             /* an older kernel does not tell */
-		t->membarrier = got > 0 ? (uint32_t)got & MEMBARRIER_ALL : 0;
-	if (r == 0)
 		r = view_ask(s, SYS_prctl, (uint64_t[6]){ PR_GET_DUMPABLE }, &got, err);
 	if (r == 0)
 		t->mm.dumpable = (int)got;
@@ -95,7 +86,7 @@ static int misc_see(const struct task_view *v, struct task *t, struct err *err)
 		return r;
 	if (v->subject->open)
 		return ask(v->subject, t, err);
-	log_warn("the task can't be asked: taken to be dumpable, no subreaper, without membarrier registrations");
+	log_warn("the task can't be asked: taken to be dumpable and no subreaper");
 	return 0;
 }
 
@@ -111,8 +102,6 @@ static void misc_save(const struct task *t, CoreEntry *core)
 	rec->loginuid = t->loginuid;
 	rec->oom_score_adj = t->oom_score_adj;
 	rec->child_subreaper = t->subreaper;
-	rec->has_membarrier_registration_mask = t->membarrier != 0;
-	rec->membarrier_registration_mask = t->membarrier;
 	rec->has_xcomp_perm = t->xcomp != 0;
 	rec->xcomp_perm = t->xcomp;
 }
@@ -126,14 +115,11 @@ static int misc_load(const CoreEntry *core, struct task *t, struct err *err)
 	t->loginuid = rec->has_loginuid ? rec->loginuid : UINT32_MAX;
 	t->oom_score_adj = rec->has_oom_score_adj ? rec->oom_score_adj : 0;
 	t->subreaper = rec->has_child_subreaper && rec->child_subreaper;
-	t->membarrier = rec->has_membarrier_registration_mask ? rec->membarrier_registration_mask : 0;
 	t->xcomp = rec->has_xcomp_perm ? rec->xcomp_perm : 0;
 	if (t->personality == UINT32_MAX)
 		return err_set(err, EBADMSG, "personality %#x", t->personality);
 	if (t->oom_score_adj < -1000 || t->oom_score_adj > 1000)
 		return err_set(err, EBADMSG, "oom_score_adj %d", t->oom_score_adj);
-	if (t->membarrier & ~(uint32_t)MEMBARRIER_ALL)
-		return err_set(err, EBADMSG, "membarrier registrations %#x", t->membarrier);
 	if (t->xcomp & ~XCOMP_KNOWN)
 		return err_set(err, EBADMSG, "vector state %#llx asked for", (unsigned long long)t->xcomp);
 	if (t->xcomp & ~xstate_features())
@@ -183,9 +169,6 @@ static int misc_make(const struct task *t, struct vessel *v, struct err *err)
 		return r;
 	script_call(s, OP_WANT_OK, SYS_personality, t->personality);
 	script_call_as(s, OP_WANT_ZERO, SYS_prctl, "set subreaper", PR_SET_CHILD_SUBREAPER, t->subreaper);
-	for (int i = 0; i < 32; i++)
-		if (t->membarrier >> i & 1)
-			script_call(s, OP_WANT_ZERO, SYS_membarrier, 1u << i);
 	if (t->xcomp)
 		script_call_as(s, OP_WANT_ZERO, SYS_arch_prctl, "ask for AMX", ARCH_REQ_XCOMP_PERM, XSTATE_TILE_DATA);
 	script_call_as(s, OP_WANT_ZERO, SYS_prctl, "set use of huge pages", PR_SET_THP_DISABLE, t->mm.thp_disabled);
@@ -197,7 +180,7 @@ static int misc_make(const struct task *t, struct vessel *v, struct err *err)
 const struct task_kind misc_kind = {
 	.name = "misc",
 	.lost = "login uid; an OOM score below ferry's own, without CAP_SYS_RESOURCE",
-	.last = true,
+	.stage = STAGE_LAST,
 	.see = misc_see,
 	.save = misc_save,
 	.load = misc_load,

@@ -141,8 +141,8 @@ static uint64_t bit(int signal)
 	return 1ull << (signal - 1);
 }
 
-/* Signals of the task's own timers, which tick already, are no strangers. */
-static uint64_t signals_of_timers(const struct task *t)
+/* Signals of the task's own timers, which tick already, and those that the leader's queue_kind has put there. */
+static uint64_t own_signals(const struct task *t)
 {
 	static const int of_itimers[3] = { SIGALRM, SIGVTALRM, SIGPROF };
 	uint64_t set = 0;
@@ -153,12 +153,14 @@ static uint64_t signals_of_timers(const struct task *t)
 	for (size_t i = 0; i < t->timers.len; i++)
 		if (t->timers.at[i].notify != SIGEV_NONE)
 			set |= bit(t->timers.at[i].signal);
+	for (size_t i = 0; i < t->threads.at[0].pending.len; i++)
+		set |= bit(info_of(&t->threads.at[0].pending.at[i]).si_signo);
 	return set;
 }
 
 static void drain(const struct task *t, struct script *s)
 {
-	const uint64_t set = ~signals_of_timers(t);
+	const uint64_t set = ~own_signals(t);
 	const struct timespec now = { 0 };
 	taddr set_at = script_data(s, &set, sizeof(set)), now_at = script_data(s, &now, sizeof(now));
 
@@ -215,7 +217,7 @@ static int queue_make(const struct task *task, const struct thread *t, struct sc
 const struct task_kind pending_kind = {
 	.name = "pending",
 	.lost = "pending SIGTRAP and SIGSTOP",
-	.last = true,
+	.stage = STAGE_LAST,
 	.see = pending_see,
 	.save = pending_save,
 	.load = pending_load,

@@ -48,13 +48,6 @@ static int see_ids(const struct proc_status *st, struct creds *c, struct err *er
 	return 0;
 }
 
-static bool same_rights(const struct creds *a, const struct creds *b)
-{
-	return a->uid == b->uid && a->euid == b->euid && a->suid == b->suid && a->cap_prm == b->cap_prm &&
-	       a->cap_eff == b->cap_eff && a->cap_inh == b->cap_inh && a->cap_bnd == b->cap_bnd &&
-	       a->cap_amb == b->cap_amb;
-}
-
 static int ask_securebits(struct subject *s, uint32_t *ret_bits, struct err *err)
 {
 	int64_t got;
@@ -79,11 +72,10 @@ static int ask_pdeath(struct subject *s, uint32_t *ret_signal, struct err *err)
 
 static int creds_see(const struct task_view *v, struct subject *s, struct thread *t, struct err *err)
 {
-	const struct thread *leader = t - (s - v->subjects);
 	struct proc_status own = { 0 };
 	int r;
 
-	if (t == leader) {
+	if (s == v->subject) {
 		r = see_ids(v->status, &t->creds, err);
 	} else {
 		r = proc_status(v->stat->pid, s->tid, &own, err);
@@ -97,11 +89,7 @@ static int creds_see(const struct task_view *v, struct subject *s, struct thread
 		log_warn("thread %d can't be asked: securebits and parent's-death signal are taken to be 0", s->tid);
 		return 0;
 	}
-	/* 20 us a question: a thread with its leader's rights is taken to have its securebits too */
-	if (t != leader && same_rights(&t->creds, &leader->creds))
-		t->creds.securebits = leader->creds.securebits;
-	else
-		r = ask_securebits(s, &t->creds.securebits, err);
+	r = ask_securebits(s, &t->creds.securebits, err);
 	return r < 0 ? r : ask_pdeath(s, &t->pdeath_signal, err);
 }
 
@@ -234,8 +222,13 @@ struct rights { uint64_t eff, prm, inh, bnd; };
 
 static int own_rights(struct rights *ret_rights, struct err *err)
 {
+	static _Thread_local struct rights have;        /* asked once: what ferry has does not change */
 	struct capset c = capset_of(0, 0, 0);
-	struct rights have = { 0 };
+
+	if (have.bnd) {
+		*ret_rights = have;
+		return 0;
+	}
 
 	if (syscall(SYS_capget, &c.head, c.data) < 0)
 		return err_sys(err, "read our own capabilities");
@@ -350,7 +343,7 @@ static int creds_make(const struct task *task, const struct thread *t, struct sc
 
 const struct thread_kind creds_kind = {
 	.name = "creds",
-	.lost = "security labels; seccomp: refused; securebits of a thread that differs from its leader in nothing else",
+	.lost = "security labels; seccomp: refused",
 	.see = creds_see,
 	.save = creds_save,
 	.load = creds_load,

@@ -137,6 +137,8 @@ static void random_thread(struct thread *t, pid_t tid)
 	t->priority = t->policy == SCHED_FIFO || t->policy == SCHED_RR ? 1 + (uint32_t)random_below(99) : 0;
 	if (random_below(2))
 		t->policy |= SCHED_RESET_ON_FORK;
+	t->ioprio = random_below(2) ? 2u << 13 | (uint32_t)random_below(8) : 0;
+	t->timer_slack_ns = t->priority ? 0 : random_below(2) ? 50000 : 1 + random_below(1000000);
 	for (uint64_t n = random_below(4); n > 0; n--)
 		vec_push(&t->affinity, random_below(0));
 	random_creds(&t->creds);
@@ -225,7 +227,9 @@ void same_thread(const struct thread *a, const struct thread *b)
 	SAME(mask), SAME(clear_tid), SAME(robust_head), SAME(robust_len);
 	SAME(altstack.sp), SAME(altstack.size), SAME(altstack.flags);
 	SAME(rseq.pointer), SAME(rseq.size), SAME(rseq.signature);
-	SAME(pdeath_signal), SAME(nice), SAME(policy), SAME(priority), SAME(affinity.len);
+	SAME(pdeath_signal);
+	SAME(nice), SAME(policy), SAME(priority);
+	SAME(affinity.len), SAME(ioprio), SAME(timer_slack_ns);
 	for (size_t i = 0; i < a->affinity.len; i++)
 		SAME(affinity.at[i]);
 	same_creds(&a->creds, &b->creds);

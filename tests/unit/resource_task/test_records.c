@@ -70,15 +70,16 @@ static void save_and_load(void **state)
 static void dead_task(void **state)
 {
 	struct task x = { .pid = 1000, .state = TASK_ZOMBIE, .exit_code = 0x700 }, y = { .pid = 1000 };
-	struct thread leader = { .tid = 1000, .comm = "gone" };
+	struct thread leader = { .tid = 1000, .comm = "gone" }, back = { .tid = 1000 };
 	CoreEntry *core = through_bytes(core_save(&x, &leader));
 	struct err err;
 
 	(void)state;
 	assert_int_equal(core->tc->task_state, TASK_DEAD);
 	assert_string_equal(core->tc->comm, "gone");
-	assert_int_equal(core_load(core, &y, NULL, true, &err), 0);
-	assert_int_equal(y.state, TASK_DEAD);
+	assert_int_equal(core_load(core, &y, &back, true, &err), 0);
+	assert_int_equal(y.state, TASK_ZOMBIE);
+	assert_string_equal(back.comm, "gone");
 	assert_int_equal(y.exit_code, 0x700);
 	core_entry__free_unpacked(core, NULL);
 }
@@ -126,6 +127,7 @@ BAD(robust, c->thread_core->futex_rla = 4096; c->thread_core->futex_rla_len = 23
 BAD(altstack, c->thread_core->sas->ss_flags = 4)
 BAD(altstack_size, c->thread_core->sas->ss_flags = 0; c->thread_core->sas->ss_size = UINT64_MAX)
 BAD(nice_value, c->thread_core->sched_nice = 20)
+BAD(ioprio, c->thread_core->has_ioprio = true; c->thread_core->ioprio = 0x10000)
 BAD(policy, c->thread_core->sched_policy = 6)
 BAD(priority, c->thread_core->sched_policy = 1; c->thread_core->sched_prio = 0)
 BAD(pdeath, c->thread_core->has_pdeath_sig = true; c->thread_core->pdeath_sig = 65)
@@ -133,9 +135,9 @@ BAD(seccomp, c->thread_core->has_seccomp_mode = true; c->thread_core->seccomp_mo
 BAD(uid, c->thread_core->creds->euid = UINT32_MAX)
 BAD(caps_over, c->thread_core->creds->cap_prm[0] = 0; c->thread_core->creds->cap_eff[0] = 1)
 BAD(securebits, c->thread_core->creds->secbits = 1 << 20)
-BAD(actions, c->tc->n_sigactions = 61)
+BAD(actions, sa_entry__free_unpacked(c->tc->sigactions[--c->tc->n_sigactions], NULL))
 BAD(limit, c->tc->rlimits->rlimits[3]->cur = 2; c->tc->rlimits->rlimits[3]->max = 1)
-BAD(limit_count, c->tc->rlimits->n_rlimits = 15)
+BAD(limit_count, rlimit_entry__free_unpacked(c->tc->rlimits->rlimits[--c->tc->rlimits->n_rlimits], NULL))
 BAD(itimer, c->tc->timers->prof->vusec = 1000000)
 BAD(itimer_far, c->tc->timers->real->vsec = UINT64_MAX)
 BAD(oom, c->tc->has_oom_score_adj = true; c->tc->oom_score_adj = -1001)
@@ -148,7 +150,7 @@ static const struct bad bads[] = {
 	E(exit_code), E(kernel_cs), U(compat_cs), U(compat_mode), E(kernel_ss), E(kernel_ds), E(kernel_ip), E(odd_sp),
 	E(kernel_fs_base), E(flags), E(iopl), E(mxcsr), E(st_short), E(xmm_short), E(control_word), U(component_63),
 	U(component_amx), E(ymm_short), E(ymm_gone), U(tls), E(clear_tid), E(robust), E(altstack), E(altstack_size), E(nice_value),
-	E(policy), E(priority), E(pdeath), U(seccomp), E(uid), E(caps_over), E(securebits), E(actions), E(limit),
+	E(ioprio), E(policy), E(priority), E(pdeath), U(seccomp), E(uid), E(caps_over), E(securebits), E(actions), E(limit),
 	E(limit_count), E(itimer), E(itimer_far), E(oom), E(membarrier),
 };
 

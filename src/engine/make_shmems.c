@@ -68,7 +68,7 @@ static bool is_written(const struct snapshot *s, const struct shmem *o)
 	for (size_t i = 0; i < s->files.len; i++) {
 		const struct file *f = &s->files.at[i];
 
-		if (f->used && memfd_inode_of(f) == o->inode_id && (f->flags & O_ACCMODE) != O_RDONLY)
+		if (f->used && memfd_inode_of(f) == o->inode_id && ((f->flags & O_ACCMODE) != O_RDONLY || f->written))
 			return true;
 	}
 	return false;

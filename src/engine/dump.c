@@ -21,6 +21,7 @@ struct dump {
 	const struct dump_options *options;
 	struct dump_result result;
 	struct look look;
+	struct reserve reserve;
 	struct frozen_tree tree;
 	struct snapshot snapshot;
 	struct seeing seeing;
@@ -33,9 +34,11 @@ static int dump_look(struct dump *d, struct err *err)
 {
 	int r = store_create_dir(d->options->images_dir, &d->store, err);
 
-	if (r == 0)
-		look_at(d->options->root, &d->look);
-	return r;
+	if (r < 0)
+		return r;
+	look_at(d->options->root, &d->look);
+	reserve_room(&d->look, d->store, &d->reserve);
+	return 0;
 }
 
 static int dump_freeze(struct dump *d, struct err *err)
@@ -65,7 +68,7 @@ static int dump_see(struct dump *d, struct err *err)
 static int dump_memory(struct dump *d, struct err *err)
 {
 	uint64_t from = clock_us();
-	int r = dump_pages(&d->snapshot, d->store, d->options->progress, &d->result, err);
+	int r = dump_pages(&d->snapshot, d->store, &d->reserve, d->options->progress, &d->result, err);
 
 	d->result.memory_us = clock_us() - from;
 	return r;
@@ -146,6 +149,7 @@ static void dump_free(struct dump *d)
 	seeing_free(&d->seeing);
 	snapshot_free(&d->snapshot);
 	look_free(&d->look);
+	reserve_free(&d->reserve);
 	freeze_free(&d->tree);
 	store_close(d->store);
 }

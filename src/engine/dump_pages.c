@@ -18,6 +18,7 @@
 
 struct dumping {
 	struct store *store;
+	struct reserve *reserve;
 	struct dump_result *result;
 	struct shared_dump shared;
 	uint32_t next_pages_id;
@@ -107,12 +108,12 @@ static uint64_t plan_pages(const struct page_runs *plan)
 	return n;
 }
 
-/* placed: NULL, or gets what goes into the pages file. */
-static int move(struct dumping *d, struct page_source *src, enum image_kind kind, uint64_t id,
+/* reserved: a file for the pages, or -1.  placed: NULL, or gets what goes into the pages file. */
+static int move(struct dumping *d, struct page_source *src, enum image_kind kind, uint64_t id, int reserved,
 		struct page_runs *placed, struct page_count *count, struct err *err)
 {
 	struct sink_image sink;
-	int r = sink_image_open(&sink, d->store, kind, id, d->next_pages_id, err), closed;
+	int r = sink_image_open(&sink, d->store, kind, id, d->next_pages_id, reserved, err), closed;
 
 	if (r < 0)
 		return r;
@@ -139,7 +140,8 @@ static int dump_task(struct dumping *d, size_t index, struct err *err)
 		r = shared_plan(&d->shared, index, &plan, err);
 	if (r == 0) {
 		source_task_init(&src, t->pid, mem, &plan);
-		r = move(d, &src.base, IMAGE_PAGEMAP, (uint64_t)t->pid, &placed, &count, err);
+		r = move(d, &src.base, IMAGE_PAGEMAP, (uint64_t)t->pid,
+			 reserve_take(d->reserve, t->pid), &placed, &count, err);
 	}
 	shared_note(&d->shared, index, d->next_pages_id - 1, &placed);
 	d->result->pages_scanned += plan_pages(&plan);
@@ -184,7 +186,7 @@ static int dump_shmem(struct dumping *d, const struct shmem *o, struct err *err)
 		r = plan_object(fd, o->size_bytes, &plan, err);
 	if (r == 0) {
 		source_file_init(&src, fd, &plan);
-		r = move(d, &src.base, IMAGE_PAGEMAP_SHMEM, o->id, NULL, &count, err);
+		r = move(d, &src.base, IMAGE_PAGEMAP_SHMEM, o->id, -1, NULL, &count, err);
 	}
 	d->result->shared_pages_written += count.here;
 	d->result->zero_pages += count.zero;
@@ -192,10 +194,10 @@ static int dump_shmem(struct dumping *d, const struct shmem *o, struct err *err)
 	return r;
 }
 
-int dump_pages(const struct snapshot *s, struct store *store, const struct progress *progress,
+int dump_pages(const struct snapshot *s, struct store *store, struct reserve *reserve, const struct progress *progress,
 	       struct dump_result *result, struct err *err)
 {
-	struct dumping d = { .store = store, .result = result, .next_pages_id = 1 };
+	struct dumping d = { .store = store, .reserve = reserve, .result = result, .next_pages_id = 1 };
 	int r = shared_init(&d.shared, s, store, err);
 
 	(void)progress;

@@ -9,8 +9,9 @@
  */
 #pragma once
 #include "engine/dump.h"
+#include "engine/reserve.h"
 #include "image/store.h"
 #include "model/snapshot.h"
 
-int dump_pages(const struct snapshot *s, struct store *store, const struct progress *progress,
+int dump_pages(const struct snapshot *s, struct store *store, struct reserve *reserve, const struct progress *progress,
 	       struct dump_result *result, struct err *err);

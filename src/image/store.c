@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <stdio.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -87,6 +88,19 @@ int store_create_file(struct store *store, enum image_kind kind, uint64_t id, in
 	if (fd < 0)
 		return fd;
 	*ret_fd = fd;
+	return 0;
+}
+
+int store_name_file(struct store *store, enum image_kind kind, uint64_t id, int fd, struct err *err)
+{
+	char name[IMAGE_NAME_MAX], path[48];
+
+	image_file_name(kind, id, name);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (unlinkat(store->dirfd, name, 0) < 0 && errno != ENOENT)
+		return err_sys(err, "%s: replace", name);
+	if (linkat(AT_FDCWD, path, store->dirfd, name, AT_SYMLINK_FOLLOW) < 0)
+		return err_sys(err, "%s: create", name);
 	return 0;
 }
 

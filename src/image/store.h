@@ -47,6 +47,8 @@ int store_seal(struct store *store, struct err *err);
 
 /* A file without records whose bytes somebody else moves (pages): created empty, write only, mode 0600. */
 int store_create_file(struct store *store, enum image_kind kind, uint64_t id, int *ret_fd, struct err *err);
+/* The same out of a file without a name (O_TMPFILE) in the store's directory. */
+int store_name_file(struct store *store, enum image_kind kind, uint64_t id, int fd, struct err *err);
 /* 1: opened, read only; 0: there is none. */
 int store_open_file(const struct store *store, enum image_kind kind, uint64_t id, int *ret_fd, struct err *err);
 

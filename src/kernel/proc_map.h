@@ -18,6 +18,7 @@ struct proc_map {
 	uint64_t start, end;            /* taddr, page-aligned, start < end; ascending, no overlap */
 	uint64_t pgoff_bytes;           /* where in the file; nothing for anonymous memory */
 	uint64_t vm_flags;              /* VMF_*; 0 until proc_smaps_flags() */
+	uint64_t anon_bytes;            /* of pages of its own, not a file's; as vm_flags */
 	uint64_t shared_bytes;          /* of pages that others map too (copy on write, or a file's); as vm_flags */
 	dev_t dev;
 	ino_t ino;                      /* 0: no file behind it */

@@ -146,49 +146,57 @@ static bool scan_vm_flags(struct scan *s, uint64_t *ret_flags)
 	return true;
 }
 
-/* "Shared_Clean:    12 kB", "Shared_Dirty: ..." without "Shared_"; what is not understood counts as shared. */
-static uint64_t shared_kib(struct scan *line)
+/* What the lines of one mapping in smaps say, before the VmFlags that end them. */
+struct smaps_entry { uint64_t start, end, anon_kib, shared_kib; };
+
+static bool scan_kib(struct scan *line, uint64_t *ret_kib)
+{
+	scan_blanks(line);
+	return scan_u64(line, 10, ret_kib) && *ret_kib < UINT64_MAX >> 12;
+}
+
+/* "Anonymous:", "Shared_Clean:", "Shared_Dirty:"; false: another line. */
+static bool scan_amount(struct scan *line, struct smaps_entry *e)
 {
 	uint64_t kib;
 
-	if (scan_text(line, "Hugetlb:"))
-		return 0;
-	if (!scan_text(line, "Clean:") && !scan_text(line, "Dirty:"))
-		return 1;
-	scan_blanks(line);
-	return scan_u64(line, 10, &kib) && kib < UINT64_MAX >> 12 ? kib : 1;
+	if (scan_text(line, "Anonymous:"))
+		return scan_kib(line, &e->anon_kib);
+	if (!scan_text(line, "Shared_Clean:") && !scan_text(line, "Shared_Dirty:"))
+		return false;
+	/* what is not understood counts as shared */
+	e->shared_kib += scan_kib(line, &kib) ? kib : 1;
+	return true;
 }
 
 /* Each mapping's first line begins with a lower-case hex number, all the others with a capital. */
 int proc_smaps_parse(const char *text, size_t len, struct proc_maps *maps, struct err *err)
 {
 	struct scan s = scan_of(text, len), line;
-	uint64_t start = 0, end = 0, shared = 0, flags;
+	struct smaps_entry e = { 0 };
 	size_t at = 0, matched = 0;
+	uint64_t flags;
 
 	for (size_t i = 0; i < maps->len; i++)
 		maps->at[i].vm_flags = 0;
 	while (scan_line(&s, &line)) {
 		if (line.at < line.end && *line.at >= 'A' && *line.at <= 'Z') {
-			if (scan_text(&line, "Shared_")) {
-				shared += shared_kib(&line);
-				continue;
-			}
-			if (!scan_text(&line, "VmFlags:"))
+			if (scan_amount(&line, &e) || !scan_text(&line, "VmFlags:"))
 				continue;
 			if (!scan_vm_flags(&line, &flags))
 				return err_set(err, EBADMSG, "VmFlags in smaps is not understood");
-			while (at < maps->len && maps->at[at].start < start)
+			while (at < maps->len && maps->at[at].start < e.start)
 				at++;
-			if (at < maps->len && maps->at[at].start == start && maps->at[at].end == end) {
-				maps->at[at].shared_bytes = shared * 1024;
+			if (at < maps->len && maps->at[at].start == e.start && maps->at[at].end == e.end) {
+				maps->at[at].anon_bytes = e.anon_kib * 1024;
+				maps->at[at].shared_bytes = e.shared_kib * 1024;
 				maps->at[at++].vm_flags = flags;
 				matched++;
 			}
-		} else if (!scan_range(&line, &start, &end)) {
-			return err_set(err, EBADMSG, "smaps is not understood");
 		} else {
-			shared = 0;
+			e = (struct smaps_entry){ 0 };
+			if (!scan_range(&line, &e.start, &e.end))
+				return err_set(err, EBADMSG, "smaps is not understood");
 		}
 	}
 	return (int)(maps->len - matched);

@@ -72,19 +72,20 @@ static int put(struct page_sink *sink, const struct page_run *run, uint64_t to, 
 }
 
 int sink_image_open(struct sink_image *s, struct store *store, enum image_kind kind, uint64_t id,
-		    uint32_t pages_id, struct err *err)
+		    uint32_t pages_id, int reserved_fd, struct err *err)
 {
 	static const struct page_sink_ops ops = { place, put };
 	PagemapHead head = PAGEMAP_HEAD__INIT;
 	int r;
 
-	*s = (struct sink_image){ .base = { &ops }, .pages_fd = -1 };
+	*s = (struct sink_image){ .base = { &ops }, .pages_fd = reserved_fd };
 	head.pages_id = pages_id;
 	r = image_create(store, kind, id, &s->writer, err);
 	if (r == 0)
 		r = image_put(s->writer, &head.base, err);
 	if (r == 0)
-		r = store_create_file(store, IMAGE_PAGES, pages_id, &s->pages_fd, err);
+		r = reserved_fd < 0 ? store_create_file(store, IMAGE_PAGES, pages_id, &s->pages_fd, err) :
+				      store_name_file(store, IMAGE_PAGES, pages_id, reserved_fd, err);
 	if (r < 0)
 		sink_image_close(s, &(struct err){ 0 });
 	return r < 0 ? r : 0;
@@ -100,6 +101,9 @@ int sink_image_close(struct sink_image *s, struct err *err)
 		r = image_finish(&s->writer, err);
 	image_drop(s->writer);
 	s->writer = NULL;
+	/* what was reserved and not needed */
+	if (r == 0 && s->pages_fd >= 0 && ftruncate(s->pages_fd, (off_t)s->end) < 0)
+		r = err_sys(err, "cut the pages file");
 	/* a file system may tell of a full disk as late as this */
 	if (s->pages_fd >= 0 && close(s->pages_fd) < 0 && r == 0)
 		r = err_sys(err, "write pages");

@@ -56,6 +56,7 @@ const struct standing_question task_questions[] = {
 	{ SYS_getitimer, { ITIMER_PROF }, 1 },
 	{ SYS_prctl, { PR_GET_DUMPABLE }, 0 },
 	{ SYS_prctl, { PR_GET_CHILD_SUBREAPER }, 1 },
+	{ SYS_arch_prctl, { 0x1022 /* ARCH_GET_XCOMP_PERM */ }, 1 },
 	{ SYS_membarrier, { 512 /* MEMBARRIER_CMD_GET_REGISTRATIONS */ }, 0 },
 };
 const size_t task_question_count = ARRAY_LEN(task_questions);

@@ -74,7 +74,7 @@ static bool is_written(const struct snapshot *s, const struct shmem *o)
 	return false;
 }
 
-/* Nobody else will write to it, and what is open for writing can't be a task's program: ferry does not write to it any more. */
+/* Nobody writes to it any more, nor does ferry: what is open for writing can't be the program of a task. */
 static int finish_early(const struct shmem *o, int *fd, struct err *err)
 {
 	own_fd again = -1;

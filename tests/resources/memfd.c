@@ -221,7 +221,8 @@ static void words_check(struct res *r, struct world *w, int writer, int round)
 	static const int maps[] = { M_SHARED, M_FUTURE, M_LONELY };
 
 	for (int i = 0; i < 3; i++)
-		WANT_EQ(r, *word_of(w, maps[i], writer), round ? round << 8 | writer : 0, "mapping %d, what task %d wrote", maps[i], writer);
+		WANT_EQ(r, *word_of(w, maps[i], writer), round ? round << 8 | writer : 0, "mapping %d, what task %d wrote", maps[i],
+			writer);
 }
 
 static void words_write(struct res *r, struct world *w, int writer)

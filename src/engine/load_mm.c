@@ -35,20 +35,18 @@ static int check_kind(const struct vma *v, struct err *err)
 	return 0;
 }
 
-static bool is_open(const struct snapshot *s, const struct file *f)
+/*
+ * CRIU notes with the mapping what its file was open for, and names any file of that inode: another mapping's, or a
+ * descriptor.  A private mapping only reads.
+ */
+static void load_rights(const VmaEntry *e, struct vma *v, struct file *f)
 {
-	for (size_t i = 0; i < s->tasks.len; i++)
-		for (size_t k = 0; k < s->tasks.at[i].fds.len; k++)
-			if (s->tasks.at[i].fds.at[k].file == f->id)
-				return true;
-	return false;
-}
+	unsigned int is = f->flags & (O_ACCMODE | O_PATH);
+	bool shared = v->status & VMA_FILE_SHARED;
 
-/* CRIU notes the rights that a mapping needs of its file with the mapping, not with the file. */
-static void widen(struct snapshot *s, struct file *f, const VmaEntry *e)
-{
-	if (e->has_fdflags && (e->fdflags & O_ACCMODE) == O_RDWR && (f->flags & O_ACCMODE) == O_RDONLY && !is_open(s, f))
-		f->flags |= O_RDWR;
+	v->writes = shared && (e->has_fdflags ? (e->fdflags & O_ACCMODE) == O_RDWR : is == O_RDWR);
+	v->reopened = v->writes ? is != O_RDWR : is != O_RDONLY && (shared || is != O_RDWR);
+	f->written |= v->reopened && v->writes;
 }
 
 static int load_file_map(const VmaEntry *e, struct snapshot *s, struct vma *v, struct err *err)
@@ -64,7 +62,7 @@ static int load_file_map(const VmaEntry *e, struct snapshot *s, struct vma *v, s
 	if (r < 0)
 		return r;
 	f->mapped = true;
-	widen(s, f, e);
+	load_rights(e, v, f);
 	return 0;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -13,10 +14,21 @@
 
 #define SETFL_FLAGS (O_APPEND | O_ASYNC | O_DIRECT | O_NOATIME | O_NONBLOCK)
 
+/* At most so many files are opened again for mappings. */
+static size_t reopened(const struct snapshot *s)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < s->tasks.len; i++)
+		for (size_t k = 0; k < s->tasks.at[i].mm.vmas.len; k++)
+			n += s->tasks.at[i].mm.vmas.at[k].reopened;
+	return n < 2 * s->files.len ? n : 2 * s->files.len;
+}
+
 /* All of ferry's descriptors that tasks get lie above all numbers that tasks use. */
 static int choose_base(struct restoring *r, struct err *err)
 {
-	size_t need = r->snapshot.files.len + r->snapshot.shmems.len + 64;
+	size_t need = r->snapshot.files.len + r->snapshot.shmems.len + reopened(&r->snapshot) + 64;
 	struct rlimit limit;
 	int base = 16;
 
@@ -92,6 +104,45 @@ static int finish_file(struct restoring *r, size_t index, struct err *err)
 	return done < 0 ? done : set_flags(f, *slot, f->flags & SETFL_FLAGS & ~O_ASYNC, err);
 }
 
+int mapped_fd(const struct restoring *r, const struct vma *v)
+{
+	for (size_t i = 0; i < r->maker.mapped.len; i++)
+		if (r->maker.mapped.at[i].file == v->object && r->maker.mapped.at[i].writes == v->writes)
+			return r->maker.mapped.at[i].fd;
+	return -1;
+}
+
+static int open_mapped(struct restoring *r, const struct vma *v, struct err *err)
+{
+	own_fd fd = -1;
+	char path[32];
+	int done;
+
+	LOG_SCOPE("file %llu", (unsigned long long)v->object);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", made_fd(r, (uint32_t)v->object));
+	fd = open(path, (v->writes ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(err, "open it again for mappings%s", v->writes ? " that write" : "");
+	done = lift_fd(r, &fd, err);
+	if (done == 0)
+		vec_push(&r->maker.mapped, ((struct mapped_file){ (uint32_t)v->object, v->writes, TAKE_FD(fd) }));
+	return done;
+}
+
+static int open_all_mapped(struct restoring *r, struct err *err)
+{
+	int done = 0;
+
+	for (size_t i = 0; i < r->snapshot.tasks.len; i++) {
+		const struct mm *mm = &r->snapshot.tasks.at[i].mm;
+
+		for (size_t k = 0; done == 0 && k < mm->vmas.len; k++)
+			if (mm->vmas.at[k].reopened && mapped_fd(r, &mm->vmas.at[k]) < 0)
+				done = open_mapped(r, &mm->vmas.at[k], err);
+	}
+	return done;
+}
+
 int make_files(struct restoring *r, struct err *err)
 {
 	int done = choose_base(r, err);
@@ -106,7 +157,7 @@ int make_files(struct restoring *r, struct err *err)
 		done = make_file(r, i, err);
 	for (size_t i = 0; done == 0 && i < r->snapshot.files.len; i++)
 		done = finish_file(r, i, err);
-	return done;
+	return done < 0 ? done : open_all_mapped(r, err);
 }
 
 int made_fd(const struct restoring *r, uint32_t file)

@@ -114,6 +114,8 @@ static int file_behind(const struct restoring *r, const struct vma *v)
 				return r->maker.shmems.at[i];
 		return -1;
 	}
+	if (v->reopened)
+		return mapped_fd(r, v);
 	return v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED) ? made_fd(r, (uint32_t)v->object) : -1;
 }
 

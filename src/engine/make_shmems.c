@@ -68,13 +68,13 @@ static bool is_written(const struct snapshot *s, const struct shmem *o)
 	for (size_t i = 0; i < s->files.len; i++) {
 		const struct file *f = &s->files.at[i];
 
-		if (f->used && memfd_inode_of(f) == o->inode_id && (f->flags & O_ACCMODE) != O_RDONLY)
+		if (f->used && memfd_inode_of(f) == o->inode_id && ((f->flags & O_ACCMODE) != O_RDONLY || f->written))
 			return true;
 	}
 	return false;
 }
 
-/* Nobody else will write to it, and what is open for writing can't be a task's program: ferry does not write to it any more. */
+/* Nobody writes to it any more, nor does ferry: what is open for writing can't be the program of a task. */
 static int finish_early(const struct shmem *o, int *fd, struct err *err)
 {
 	own_fd again = -1;

@@ -98,6 +98,8 @@ static void restoring_free(struct restoring *r)
 	for (size_t i = 0; i < r->maker.fds.len; i++)
 		if (r->maker.fds.at[i] >= 0)
 			close(r->maker.fds.at[i]);
+	for (size_t i = 0; i < r->maker.mapped.len; i++)
+		close(r->maker.mapped.at[i].fd);
 	for (size_t i = 0; i < r->maker.pipes.len; i++) {
 		if (r->maker.pipes.at[i].read_fd >= 0)
 			close(r->maker.pipes.at[i].read_fd);
@@ -107,6 +109,7 @@ static void restoring_free(struct restoring *r)
 	for (size_t i = 0; i < r->maker.shmems.len; i++)
 		close(r->maker.shmems.at[i]);
 	vec_free(&r->maker.fds);
+	vec_free(&r->maker.mapped);
 	vec_free(&r->maker.pipes);
 	vec_free(&r->maker.shmems);
 	vec_free(&r->helpers);

@@ -47,6 +47,8 @@ int make_files(struct restoring *r, struct err *err);
 int attach_files(struct restoring *r, struct err *err);
 /* ferry's descriptor of a file. */
 int made_fd(const struct restoring *r, uint32_t file);
+/* The same for a mapping that has its file opened again. */
+int mapped_fd(const struct restoring *r, const struct vma *v);
 /* Gives a descriptor of ferry's a number that no task has. */
 int lift_fd(const struct restoring *r, int *fd, struct err *err);
 void remove_ghosts(struct restoring *r);

@@ -41,6 +41,7 @@ struct vma {
 	uint64_t madvise;               /* bit n: madvise(n) is in force */
 	bool account;                   /* was writable once: counts as committed memory */
 	bool lock_on_fault;             /* MAP_LOCKED, but only of what is touched */
+	bool reopened, writes;          /* restore: its file is opened again for it, for reading or for writing too */
 	bool shares_pages;              /* dump: some of its pages are others' too (copy on write) */
 };
 
@@ -166,6 +167,7 @@ struct file {
 	unsigned int flags;             /* O_*, access mode included, O_CLOEXEC not */
 	struct fown fown;
 	bool used;                      /* restore: somebody has or maps it; others are not made */
+	bool written;                   /* restore: it is opened again for writing */
 	bool mapped;                    /* some mapping shows it: its size must not have changed */
 	/* dump: where it was first met, for errors and kcmp */
 	pid_t pid;

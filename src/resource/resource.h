@@ -62,6 +62,7 @@ struct maker {
 	struct store *store;            /* ghosts' contents */
 	int base_fd;                    /* descriptors of ferry's own are at or above this number; the tasks' are below */
 	VEC(int) fds;                   /* fds.at[i]: descriptor of snapshot->files.at[i]; -1: not made (yet) */
+	VEC(struct mapped_file { uint32_t file; bool writes; int fd; }) mapped;       /* files opened again for mappings */
 	VEC(struct made_pipe) pipes;
 	VEC(int) shmems;                /* shmems.at[i]: descriptor of snapshot->shmems.at[i], made before all files */
 	VEC(struct { uint32_t id; char *path; int fd; }) ghosts;        /* made; unlinked at the end, or (fd >= 0) closed */

@@ -2,6 +2,7 @@
 """The peer restores what ferry dumps, ferry restores what the peer dumps, and crit decodes every image of ferry's."""
 import json
 import os
+import signal
 
 import pytest
 
@@ -12,7 +13,7 @@ from images import crit_decode, images_in, pages_bytes
 from procstate import assert_becomes_same, see
 from program import tree_of
 from redis import Client, server_argv, wait_ready
-from waiting import wait_asleep, wait_gone, wait_until
+from waiting import read_or_empty, wait_asleep, wait_gone, wait_until
 
 
 class Sleep:
@@ -100,7 +101,27 @@ class Python:
         assert os.path.getsize(self.out) == 0
 
 
-PROGRAMS = [Sleep, Threads8, Tree, UnixSockets, Redis, Python]
+class Memfd:
+    """A resource program, which checks itself when it is asked."""
+    def __init__(self, start, workdir):
+        self.status, self.round = f"{workdir}/status", 0
+        self.pid = start([paths.program("resources", "memfd"), self.status])
+        self.wait_for("ready\n")
+        self.check()
+
+    def wait_for(self, word):
+        text = wait_until(lambda: (text := read_or_empty(self.status)).endswith(word) and text, f"it says {word!r}")
+        assert "FAIL" not in text, text
+
+    def check(self):
+        self.round += 1
+        with open(self.status, "w"):
+            pass
+        os.kill(self.pid, signal.SIGUSR1)
+        self.wait_for(f" {self.round}\n")
+
+
+PROGRAMS = [Sleep, Threads8, Tree, UnixSockets, Redis, Python, Memfd]
 # What a program does by itself between the two looks, and where the peer is less exact.
 MOVES = ("/maps", "/pos", "SigPnd", "ShdPnd", "/Threads", "/fds", "/oom_score_adj")
 

@@ -335,6 +335,7 @@ void seeing_free(struct seeing *s)
 		proc_maps_free(&t->maps);
 	}
 	free(s->tasks);
+	vec_free(&s->by_order);
 	if (s->have_socks)
 		sock_diag_free(&s->socks);
 }

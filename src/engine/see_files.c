@@ -191,23 +191,16 @@ static int see_fd(struct seeing *s, int pidfd, pid_t pid, int task_fd, struct fd
 /* Another task with the same descriptor table (clone(CLONE_FILES)). */
 static int find_table(struct seeing *s, const struct task *t, uint32_t *ret_id, struct err *err)
 {
-	*ret_id = 0;
-	for (const struct task *o = s->snapshot->tasks.at; o < t; o++) {
-		int r;
+	pid_t same = 0;
+	int r = kcmp_set_add(&s->tables, t->pid, &same, err);
 
-		if (o->state == TASK_ZOMBIE)
-			continue;
-		r = sys_kcmp(o->pid, t->pid, SYS_KCMP_FILES, 0, 0, err);
-		if (r < 0)
-			return r;
-		if (r == 0 && o->pid != t->ppid)
-			return err_set(err, EOPNOTSUPP, "it shares its descriptor table with process %d, which is not its "
-				       "parent: not handled yet", o->pid);
-		if (r == 0) {
-			*ret_id = o->files_id;
-			return 0;
-		}
-	}
+	*ret_id = 0;
+	if (r < 0 || same == 0)
+		return r;
+	if (same != t->ppid)
+		return err_set(err, EOPNOTSUPP, "it shares its descriptor table with process %d, which is not its "
+			       "parent: not handled yet", same);
+	*ret_id = snapshot_task(s->snapshot, same)->files_id;
 	return 0;
 }
 

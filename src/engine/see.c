@@ -152,6 +152,9 @@ static int open_task(struct seen_task *seen, const struct task *t, struct err *e
 		log_warn("%s: some of its state can't be asked", err->text);
 		return 0;
 	}
+	if (t->state != TASK_STOPPED)   /* one that job control holds is asked by single calls */
+		gadgets.signal = gadgets_choose_signal(&gadgets, seen->status.sig_cgt,
+						       seen->status.sig_pnd | seen->status.shd_pnd);
 	for (size_t i = 0; r == 0 && i < seen->subjects.len; i++) {
 		r = subject_open(&seen->subjects.at[i], &gadgets, &seen->maps, (unsigned int)i, err);
 		if (r == -ENOSPC) {

@@ -13,15 +13,19 @@ void chain_note_gadget(struct chain_gadgets *g, const uint8_t *code, size_t at, 
 		g->pop_rdi = base + at - 1;
 	else if (at >= 1 && code[at - 1] == 0x5e)
 		g->pop_rsi = base + at - 1;
+	else if (at >= 1 && code[at - 1] == 0x5a)
+		g->pop_rdx = base + at - 1;
 	else if (at >= 3 && memcmp(code + at - 3, "\x48\x89\x07", 3) == 0)
-		g->store = base + at - 3;
+		g->store_rdi = base + at - 3;
+	else if (at >= 3 && memcmp(code + at - 3, "\x48\x89\x02", 3) == 0)
+		g->store_rdx = base + at - 3;
 	else if (at >= 2 && memcmp(code + at - 2, "\x0f\x05", 2) == 0)
 		g->syscall = base + at - 2;
 }
 
 int chain_is_complete(const struct chain_gadgets *g)
 {
-	return g->pop_rax && g->pop_rdi && g->pop_rsi && g->store && g->syscall;
+	return g->pop_rax && g->pop_rdi && g->pop_rsi && g->syscall && (g->store_rdi || (g->store_rdx && g->pop_rdx));
 }
 
 struct words { uint64_t at[CHAIN_BYTES / 8]; size_t n; };
@@ -41,8 +45,8 @@ static void call(struct words *w, const struct chain_gadgets *g, uint64_t nr, ui
 
 static void store(struct words *w, const struct chain_gadgets *g, taddr to)
 {
-	word(w, g->pop_rdi), word(w, to);
-	word(w, g->store);
+	word(w, g->store_rdi ? g->pop_rdi : g->pop_rdx), word(w, to);
+	word(w, g->store_rdi ? g->store_rdi : g->store_rdx);
 }
 
 taddr chain_lay(const struct chain_gadgets *g, const struct standing_question *q, size_t n, int64_t tid, int signal,

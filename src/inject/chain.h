@@ -29,8 +29,8 @@
 
 /* Pieces of code by which a chain works; all 0: the program lacks one. */
 struct chain_gadgets {
-	taddr pop_rax, pop_rdi, pop_rsi;        /* each followed by ret */
-	taddr store;                            /* mov %rax, (%rdi); ret */
+	taddr pop_rax, pop_rdi, pop_rsi, pop_rdx;       /* each followed by ret */
+	taddr store_rdi, store_rdx;             /* mov %rax, (%rdi); ret, or by %rdx: one of them will do */
 	taddr syscall;                          /* syscall; ret */
 };
 

@@ -17,6 +17,7 @@
 #include "kernel/sys.h"
 
 #define PAGE                    4096u
+#define GADGET_BYTES            9u              /* the longest: a sigreturn */
 #define RED_ZONE                128u
 #define ROOM_BELOW              8192u           /* what must be free below the stack pointer */
 #define SLOT_BYTES              (16u * 1024)    /* frames in the main stack lie this far apart */
@@ -104,6 +105,41 @@ int gadgets_find(pid_t pid, const struct proc_maps *maps, struct gadgets *ret_ga
 		return err_set(err, ENOENT, "the program has no rt_sigreturn in its code");
 	*ret_gadgets = g;
 	return 0;
+}
+
+/* The bytes at each address must be what they were where they were found: text can be changed. */
+bool gadgets_moved(pid_t pid, const struct gadgets *from, uint64_t shift, struct gadgets *ret_gadgets)
+{
+	struct gadgets g = *from, again = { 0 };
+	taddr *const at[] = { &g.syscall, &g.sigreturn, &g.chain.pop_rax, &g.chain.pop_rdi, &g.chain.pop_rsi, &g.chain.pop_rdx,
+			      &g.chain.store_rdi, &g.chain.store_rdx, &g.chain.syscall };
+	uint8_t code[ARRAY_LEN(at)][GADGET_BYTES];
+	struct iovec here = { code, sizeof(code) }, there[ARRAY_LEN(at)];
+	size_t n = 0;
+
+	for (size_t i = 0; i < ARRAY_LEN(at); i++)
+		if (*at[i]) {
+			*at[i] += shift;
+			there[n++] = (struct iovec){ (void *)(uintptr_t)*at[i], GADGET_BYTES };
+		}
+	if (process_vm_readv(pid, &here, 1, there, n, 0) != (ssize_t)(n * GADGET_BYTES))
+		return false;
+	for (size_t i = 0, k = 0; i < ARRAY_LEN(at); i++) {
+		if (!*at[i])
+			continue;
+		if (at[i] == &g.sigreturn ? !is_sigreturn(code[k]) : code[k][0] == 0)
+			return false;
+		for (size_t ret = 1; ret < 4; ret++)
+			if (code[k][ret] == 0xc3)
+				chain_note_gadget(&again.chain, code[k], ret, *at[i]);
+		k++;
+	}
+	again.syscall = code[0][0] == 0x0f && code[0][1] == 0x05 ? g.syscall : 0;
+	if (again.syscall != g.syscall || (chain_is_complete(&g.chain) && !chain_is_complete(&again.chain)))
+		return false;
+	g.chain = again.chain;
+	*ret_gadgets = g;
+	return true;
 }
 
 /* Ignored by default: nothing happens when such a signal comes and nobody traces. */

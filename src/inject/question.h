@@ -58,6 +58,9 @@ struct answer {
 /* caught, pending: signal sets of the task.  0: none is free, or the program has no code for chains. */
 int gadgets_choose_signal(const struct gadgets *g, uint64_t caught, uint64_t pending);
 
+/* The same code in another task, where it lies `shift` bytes higher; false: other bytes are there. */
+bool gadgets_moved(pid_t pid, const struct gadgets *from, uint64_t shift, struct gadgets *ret_gadgets);
+
 struct subject {
 	pid_t tid;
 	struct user_regs_struct seen;           /* as they stood */

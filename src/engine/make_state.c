@@ -10,12 +10,17 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/own.h"
 #include "engine/restoring.h"
 #include "kernel/ptrace.h"
+
+#define CLONE_TRIES     50
+#define CLONE_NAP_NS    1000000
 
 static int room(struct vessel *v, size_t ops, size_t data, struct err *err)
 {
@@ -123,26 +128,52 @@ static void place_dirs(struct restoring *r, struct vessel *v, const struct task 
 
 /* ---- threads ---- */
 
+static bool is_there(const struct task *t, const struct thread *th)
+{
+	return syscall(SYS_tgkill, t->pid, th->tid, 0) == 0;
+}
+
+static int clone_thread(struct vessel *v, const struct thread *th, struct err *err)
+{
+	struct clone_args args = {
+		.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
+			 CLONE_PTRACE | CLONE_CHILD_CLEARTID,
+		.child_tid = th->clear_tid,
+		.set_tid_size = 1,
+	};
+	int done = room(v, 1, sizeof(args) + 64, err);
+
+	args.set_tid = script_data(&v->script, &th->tid, sizeof(th->tid));
+	script_call_value(&v->script, (uint64_t)th->tid, SYS_clone3, "make a thread with its id",
+			  script_data(&v->script, &args, sizeof(args)), sizeof(args));
+	return done;
+}
+
+/* An id that was just freed may be taken for a moment longer: then those that are missing are tried again. */
+static int clone_threads(struct vessel *v, const struct task *t, struct err *err)
+{
+	int done = -EEXIST;
+
+	for (int tries = 0; done == -EEXIST && tries < CLONE_TRIES; tries++) {
+		if (tries > 0)
+			nanosleep(&(struct timespec){ .tv_nsec = CLONE_NAP_NS }, NULL);
+		script_clear(&v->script);
+		done = 0;
+		for (size_t i = 1; done == 0 && i < t->threads.len; i++)
+			if (tries == 0 || !is_there(t, &t->threads.at[i]))
+				done = clone_thread(v, &t->threads.at[i], err);
+		if (done == 0)
+			done = vessel_run(v, err);
+	}
+	return done;
+}
+
 static int make_threads(struct vessel *v, const struct task *t, struct err *err)
 {
-	int done = 0;
+	int done = vessel_run(v, err);
 
-	for (size_t i = 1; done == 0 && i < t->threads.len; i++) {
-		const struct thread *th = &t->threads.at[i];
-		struct clone_args args = {
-			.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
-				 CLONE_PTRACE | CLONE_CHILD_CLEARTID,
-			.child_tid = th->clear_tid,
-			.set_tid_size = 1,
-		};
-
-		done = room(v, 1, sizeof(args) + 64, err);
-		args.set_tid = script_data(&v->script, &th->tid, sizeof(th->tid));
-		script_call_value(&v->script, (uint64_t)th->tid, SYS_clone3, "make a thread with its id",
-				  script_data(&v->script, &args, sizeof(args)), sizeof(args));
-	}
 	if (done == 0)
-		done = vessel_run(v, err);
+		done = clone_threads(v, t, err);
 	for (size_t i = 1; done == 0 && i < t->threads.len; i++)
 		done = vessel_catch_thread(t->threads.at[i].tid, err);
 	return done;

@@ -45,6 +45,8 @@ const struct standing_question thread_questions[] = {
 	{ SYS_prctl, { 40 /* PR_GET_TID_ADDRESS */ }, 1 },
 	{ SYS_prctl, { PR_GET_SECUREBITS }, 0 },
 	{ SYS_prctl, { PR_GET_PDEATHSIG }, 1 },
+	{ SYS_prctl, { PR_GET_NAME }, 1 },
+	{ SYS_prctl, { PR_GET_TIMERSLACK }, 0 },
 };
 const size_t thread_question_count = ARRAY_LEN(thread_questions);
 

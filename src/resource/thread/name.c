@@ -11,7 +11,19 @@
 
 static int name_see(const struct task_view *v, struct subject *s, struct thread *t, struct err *err)
 {
-	return proc_comm(v->stat->pid, s->tid, t->comm, err);
+	const uint64_t arg[6] = { PR_GET_NAME, s->out };
+	int64_t got;
+	int r;
+
+	if (!s->open)
+		return proc_comm(v->stat->pid, s->tid, t->comm, err);
+	r = view_ask(s, SYS_prctl, arg, &got, err);
+	if (r == 0 && got < 0)
+		r = err_set(err, (int)-got, "ask for the name of thread %d", s->tid);
+	if (r == 0)
+		r = question_read(s, 0, t->comm, sizeof(t->comm), err);
+	t->comm[sizeof(t->comm) - 1] = '\0';
+	return r;
 }
 
 static void name_save(const struct thread *t, CoreEntry *core)

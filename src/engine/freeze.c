@@ -2,24 +2,36 @@
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdlib.h>
+#include <string.h>
 #include <sys/ptrace.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/freeze.h"
 #include "kernel/ptrace.h"
 
-#define SPIN_US  2000u          /* a runnable thread stops in less */
-#define NAP_NS   200000
+#define SPIN_US    2000u        /* a runnable thread stops in less */
+#define NAP_NS     200000
+#define REAP_US    20000
+#define DOUBTS_MAX 100u         /* answers that only a race explains */
 
 struct freezing {
 	struct frozen_tree tree;
 	uint64_t deadline_us;
-	bool died;                      /* somebody ended before we held it: its children have another parent now */
+	unsigned int doubts;
+	bool again;                     /* something came or went: all is looked at once more */
 };
+
+/* What we see can't last: it is looked at again, but not for ever. */
+static bool may_doubt(struct freezing *f)
+{
+	f->again = true;
+	return f->doubts++ < DOUBTS_MAX;
+}
 
 static bool is_held(const struct frozen_task *t, pid_t tid)
 {
@@ -37,35 +49,85 @@ static bool is_known(const struct frozen_tree *tree, pid_t pid)
 	return false;
 }
 
-static int tell_tracer(pid_t pid, pid_t tid, struct err *err)
+static void nap(void)
+{
+	nanosleep(&(struct timespec){ .tv_nsec = NAP_NS }, NULL);
+}
+
+/* ---- exec of a task with threads ends when those that it kills are waited for: by us, who may wait for the exec ---- */
+
+static void reap_dead(int signal)
+{
+	int saved = errno;
+	siginfo_t si;
+
+	(void)signal;
+	do
+		si.si_pid = 0;
+	while (waitid(P_ALL, 0, &si, WEXITED | WNOHANG | __WALL) == 0 && si.si_pid > 0);
+	errno = saved;
+}
+
+static void reap_begin(struct sigaction *ret_before)
+{
+	const struct itimerval often = { { 0, REAP_US }, { 0, REAP_US } };
+	const struct sigaction reap = { .sa_handler = reap_dead, .sa_flags = SA_RESTART };
+
+	sigaction(SIGALRM, &reap, ret_before);
+	setitimer(ITIMER_REAL, &often, NULL);
+}
+
+static void reap_end(const struct sigaction *before)
+{
+	setitimer(ITIMER_REAL, &(struct itimerval){ 0 }, NULL);
+	sigaction(SIGALRM, before, NULL);
+}
+
+/* ---- threads ---- */
+
+/* Why it can't be seized.  0: it is about to end, or (by an exec) took the place of another thread that we held. */
+static int tell_refusal(struct freezing *f, pid_t pid, pid_t tid, struct err *err)
 {
 	struct proc_status status;
+	int code = err->code, r = proc_status(pid, tid, &status, err);
+	pid_t tracer = r == 0 ? status.tracer_pid : 0;
 
-	if (err->code == EPERM && proc_status(pid, tid, &status, err) == 0) {
-		pid_t tracer = status.tracer_pid;
-
+	if (r == 0)
 		proc_status_free(&status);
-		if (tracer > 0)
-			return err_set(err, EBUSY, "process %d traces it (a debugger?)", tracer);
-		return err_set(err, EPERM, "not allowed to trace it");
+	if (r == -ESRCH || r == -ENOENT || (r == 0 && (status.state == 'Z' || status.state == 'X'))) {
+		f->again |= tid != pid;         /* a leader may stay dead, see check_leaders() */
+		return 0;
 	}
-	return -err->code;
+	if (r < 0)
+		return r;
+	if (tracer == getpid())
+		return 1;
+	if (tracer > 0)
+		return err_set(err, EBUSY, "process %d traces it (a debugger?)", tracer);
+	if (status.kthread)
+		return err_set(err, EINVAL, "it is a kernel thread");
+	return may_doubt(f) ? 0 : err_set(err, code, "not allowed to trace thread %d", tid);
 }
 
 /* 1: seized; 0: it is gone. */
-static int seize(struct frozen_task *t, pid_t tid, struct err *err)
+static int seize(struct freezing *f, pid_t pid, pid_t tid, struct err *err)
 {
 	int r = ptrace_seize(tid, PTRACE_O_TRACESYSGOOD, err);
 
-	if (r == 0)
+	if (r == -EPERM) {
+		r = tell_refusal(f, pid, tid, err);
+		if (r <= 0)
+			return r;
+	}
+	if (r >= 0)
 		r = ptrace_interrupt(tid, err);
 	if (r == -ESRCH)
-		return 0;
-	return r < 0 ? tell_tracer(t->pid, tid, err) : 1;
+		f->again = true;
+	return r == -ESRCH ? 0 : r < 0 ? r : 1;
 }
 
 /* Seizes what is new in a task; *ret_from is the first of them in t->tids. */
-static int seize_new(struct frozen_task *t, size_t *ret_from, struct err *err)
+static int seize_new(struct freezing *f, struct frozen_task *t, size_t *ret_from, struct err *err)
 {
 	struct proc_ids tids = { 0 };
 	size_t from = t->tids.len;
@@ -74,16 +136,19 @@ static int seize_new(struct frozen_task *t, size_t *ret_from, struct err *err)
 	for (size_t i = 0; r >= 0 && i < tids.len; i++) {
 		if (is_held(t, tids.at[i]))
 			continue;
-		r = seize(t, tids.at[i], err);
+		r = seize(f, t->pid, tids.at[i], err);
 		if (r > 0)
 			vec_push(&t->tids, tids.at[i]);
 	}
 	vec_free(&tids);
 	*ret_from = from;
-	return r < 0 ? r : 0;
+	return r == -ESRCH ? 0 : r < 0 ? r : 0;
 }
 
-/* 1: it stands; 0: it is gone. */
+/*
+ * 1: it stands; 0: it is gone.  A signal that was taken between our two calls stops it first: it goes on with
+ * that, and the trap that we asked for comes right behind.
+ */
 static int wait_stop(const struct freezing *f, struct frozen_task *t, pid_t tid, struct err *err)
 {
 	uint64_t spin_until = clock_us() + SPIN_US;
@@ -92,16 +157,20 @@ static int wait_stop(const struct freezing *f, struct frozen_task *t, pid_t tid,
 	for (;;) {
 		pid_t got = waitpid(tid, &status, __WALL | WNOHANG);
 
-		if (got == tid)
+		if (got == tid && WIFSTOPPED(status) && status >> 16 == 0)
+			ptrace(PTRACE_CONT, tid, NULL, (long)WSTOPSIG(status));
+		else if (got == tid)
 			break;
-		if (got < 0 && errno != EINTR)
+		else if (got < 0 && errno == ECHILD)    /* reaped, or it has a new number: exec by a thread */
+			return 0;
+		else if (got < 0 && errno != EINTR)
 			return err_sys(err, "wait for thread %d", tid);
 		if (clock_us() > f->deadline_us)
 			return err_set(err, ETIMEDOUT, "thread %d does not stop (it sleeps uninterruptibly, or waits for a vfork)", tid);
 		if (clock_us() < spin_until)
 			sched_yield();
 		else
-			nanosleep(&(struct timespec){ .tv_nsec = NAP_NS }, NULL);
+			nap();
 	}
 	if (!WIFSTOPPED(status))
 		return 0;
@@ -110,11 +179,7 @@ static int wait_stop(const struct freezing *f, struct frozen_task *t, pid_t tid,
 	return 1;
 }
 
-/*
- * Some signal may have been on its way: it is delivered, and the trap that we
- * asked for comes right behind.
- */
-static int settle(const struct freezing *f, struct frozen_task *t, size_t from, struct err *err)
+static int settle(struct freezing *f, struct frozen_task *t, size_t from, struct err *err)
 {
 	size_t kept = from;
 
@@ -130,43 +195,55 @@ static int settle(const struct freezing *f, struct frozen_task *t, size_t from, 
 	return 0;
 }
 
-/* Until a look at its threads finds nobody new: then none can come. */
-static int hold_threads(struct freezing *f, struct frozen_task *t, struct err *err)
+/* ---- tasks ---- */
+
+/* A first thread that ended before others is no zombie, and one that an exec has just replaced counts no threads. */
+static bool is_zombie(const struct proc_stat *st)
 {
-	bool more = true;
-	int r = 0;
-
-	while (r == 0 && more) {
-		size_t from;
-
-		r = seize_new(t, &from, err);
-		more = r == 0 && t->tids.len > from;
-		if (more)
-			r = settle(f, t, from, err);
-	}
-	return r == 0 && t->tids.len == 0 ? err_set(err, ESRCH, "it ended") : r;
+	return st->state == 'Z' && st->num_threads == 1;
 }
 
-/* One that ended before it was held is a zombie, or is not there at all (pid 0). */
-static int hold_task(struct freezing *f, size_t index, struct err *err)
+/* None of its threads could be held: it is a zombie now, or is no more, or is about to be one of both. */
+static int lost_task(struct freezing *f, size_t index, struct err *err)
 {
 	struct frozen_task *t = &f->tree.tasks.at[index];
 	struct proc_stat st;
+	int r = proc_stat(t->pid, 0, &st, err);
+
+	if (r < 0 && r != -ESRCH)
+		return r;
+	f->again = true;
+	if (r == 0 && st.state != 'Z' && st.state != 'X')
+		return 0;
+	if (index == 0)
+		return may_doubt(f) ? 0 : err_set(err, ESRCH, "it has ended%s", r == 0 ? " (a zombie)" : "");
+	if (r == 0) {
+		t->zombie = is_zombie(&st);
+		return 0;
+	}
+	vec_free(&t->tids);
+	f->tree.tasks.len--;
+	memmove(t, t + 1, (f->tree.tasks.len - index) * sizeof(*t));
+	return 0;
+}
+
+static int hold_task(struct freezing *f, size_t index, struct err *err)
+{
+	struct frozen_task *t = &f->tree.tasks.at[index];
+	size_t from;
 	int r;
 
 	LOG_SCOPE("task %d", t->pid);
 	if (t->zombie)
 		return 0;
-	r = hold_threads(f, t, err);
-	if (r != -ESRCH || index == 0)
-		return r;
-	f->died = true;
-	r = proc_stat(t->pid, 0, &st, err);
-	if (r == 0 && st.state != 'Z' && st.state != 'X')
-		return err_set(err, EBUSY, "its first thread has ended, others have not: not handled");
-	t->zombie = true;
-	t->pid = r == 0 ? t->pid : 0;
-	return r == -ESRCH ? 0 : r;
+	if (t->pid == getpid())
+		return err_set(err, EINVAL, "it is this very command: a tree can't be dumped from inside");
+	r = seize_new(f, t, &from, err);
+	if (r == 0 && t->tids.len > from) {
+		f->again = true;
+		r = settle(f, t, from, err);
+	}
+	return r == 0 && t->tids.len == 0 ? lost_task(f, index, err) : r;
 }
 
 static int add_task(struct freezing *f, pid_t pid, pid_t parent, struct err *err)
@@ -181,66 +258,114 @@ static int add_task(struct freezing *f, pid_t pid, pid_t parent, struct err *err
 	if (r < 0)
 		return r;
 	vec_push(&f->tree.tasks, ((struct frozen_task){
-		.pid = pid, .parent = parent, .zombie = st.state == 'Z' || st.state == 'X' }));
+		.pid = pid, .parent = parent, .zombie = parent > 0 && is_zombie(&st) }));
 	return 0;
 }
 
-/* Of a task that stands: nobody can join them. */
-static int add_children(struct freezing *f, size_t index, struct err *err)
+static int add_children(struct freezing *f, pid_t parent, struct err *err)
 {
-	pid_t parent = f->tree.tasks.at[index].pid;
 	struct proc_ids pids = { 0 };
-	int r;
+	int r = proc_children(parent, &pids, err);
 
-	if (f->tree.tasks.at[index].zombie)
-		return 0;
-	r = proc_children(parent, &pids, err);
 	for (size_t i = 0; r >= 0 && i < pids.len; i++)
-		if (!is_known(&f->tree, pids.at[i]))
+		if (!is_known(&f->tree, pids.at[i])) {
 			r = add_task(f, pids.at[i], parent, err);
+			f->again = true;
+		}
 	vec_free(&pids);
-	return r < 0 ? r : 0;
+	if (r == -ESRCH)
+		f->again = true;
+	return r == -ESRCH ? 0 : r < 0 ? r : 0;
 }
 
-static void forget_the_gone(struct frozen_tree *tree)
+/* An exec ends threads that stood, and gives its leader's number to one that may not stand. */
+static void drop_lost(struct freezing *f)
 {
-	size_t kept = 0;
+	for (size_t i = 0; i < f->tree.tasks.len; i++) {
+		struct frozen_task *t = &f->tree.tasks.at[i];
+		size_t kept = 0;
 
-	for (size_t i = 0; i < tree->tasks.len; i++)
-		if (tree->tasks.at[i].pid != 0)
-			tree->tasks.at[kept++] = tree->tasks.at[i];
-	tree->tasks.len = kept;
+		for (size_t k = 0; k < t->tids.len; k++)
+			if (ptrace(PTRACE_PEEKUSER, t->tids.at[k], NULL, NULL) >= 0 || errno != ESRCH)
+				t->tids.at[kept++] = t->tids.at[k];
+		f->again |= kept < t->tids.len;
+		t->tids.len = kept;
+	}
 }
 
-/* Parents first.  When somebody ended meanwhile, its children went to another task of the tree (a subreaper) or left it. */
 static int freeze_all(struct freezing *f, struct err *err)
 {
-	size_t held = 0;
 	int r = 0;
 
 	do {
-		f->died = false;
-		for (size_t i = 0; r == 0 && i < held; i++)
-			r = add_children(f, i, err);
-		for (; r == 0 && held < f->tree.tasks.len; held++) {
-			r = hold_task(f, held, err);
-			if (r == 0)
-				r = add_children(f, held, err);
+		if (f->doubts > 0)
+			nap();
+		f->again = false;
+		for (size_t i = 0; r == 0 && i < f->tree.tasks.len; i++) {
+			pid_t pid = f->tree.tasks.at[i].pid;
+
+			r = hold_task(f, i, err);
+			if (r == 0 && i < f->tree.tasks.len && f->tree.tasks.at[i].pid == pid && f->tree.tasks.at[i].tids.len > 0)
+				r = add_children(f, pid, err);
 		}
-	} while (r == 0 && f->died);
-	forget_the_gone(&f->tree);
+		if (r == 0 && !f->again)
+			drop_lost(f);
+		if (r == 0 && f->again && clock_us() > f->deadline_us)
+			return err_set(err, ETIMEDOUT, "tasks come and go faster than they can be stopped");
+	} while (r == 0 && f->again);
 	return r;
+}
+
+/* Threads stand in the order of their ids, which come round: the leader's may not be the lowest. */
+static int check_leaders(struct freezing *f, struct err *err)
+{
+	for (size_t i = 0; i < f->tree.tasks.len; i++) {
+		struct frozen_task *t = &f->tree.tasks.at[i];
+		size_t at = 0;
+
+		if (t->zombie)
+			continue;
+		while (at < t->tids.len && t->tids.at[at] != t->pid)
+			at++;
+		if (at == t->tids.len)
+			return err_set(err, EOPNOTSUPP, "task %d: its first thread has ended, others live on: not handled yet",
+				       t->pid);
+		memmove(&t->tids.at[1], &t->tids.at[0], at * sizeof(t->tids.at[0]));
+		t->tids.at[0] = t->pid;
+	}
+	return 0;
+}
+
+static int check_root(pid_t root, struct err *err)
+{
+	struct proc_status status;
+	pid_t tgid;
+	int r = proc_status(root, 0, &status, err);
+
+	if (r < 0)
+		return r == -ESRCH ? err_set(err, ESRCH, "there is no process %d", root) : r;
+	tgid = status.tgid;
+	proc_status_free(&status);
+	if (tgid != root)
+		return err_set(err, EINVAL, "%d is a thread of process %d", root, tgid);
+	return 0;
 }
 
 int freeze_tree(pid_t root, unsigned int timeout_s, struct frozen_tree *ret_tree, struct err *err)
 {
 	struct freezing f = { .deadline_us = clock_us() + timeout_s * 1000000ull };
-	int r = add_task(&f, root, 0, err);
+	struct sigaction before;
+	int r = check_root(root, err);
 
-	if (r == 0 && f.tree.tasks.at[0].zombie)
-		r = err_set(err, ESRCH, "process %d has ended (a zombie)", root);
 	if (r == 0)
+		r = add_task(&f, root, 0, err);
+	if (r == 0) {
+		reap_begin(&before);
 		r = freeze_all(&f, err);
+		reap_end(&before);
+	}
+	if (r == 0)
+		r = check_leaders(&f, err);
 	if (r < 0) {
 		freeze_release(&f.tree, false, &(struct err){ 0 });
 		freeze_free(&f.tree);

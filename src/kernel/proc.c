@@ -205,6 +205,8 @@ static int children_of(pid_t pid, pid_t tid, struct proc_text *text, struct proc
 
 	snprintf(name, sizeof(name), "task/%d/children", tid);
 	r = proc_read_all(pid, name, text, err);
+	if (r == -ENOENT || (r == -ESRCH && tid != pid))        /* the thread has ended: another one has its children */
+		return 0;
 	if (r < 0)
 		return r;
 	for (s = scan_of(text->at, text->len); scan_blanks(&s), s.at < s.end;) {

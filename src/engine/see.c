@@ -344,6 +344,7 @@ void seeing_free(struct seeing *s)
 	free(s->tasks);
 	vec_free(&s->by_mm);
 	vec_free(&s->by_table);
+	vec_free(&s->by_order);
 	if (s->have_socks)
 		sock_diag_free(&s->socks);
 }

@@ -39,6 +39,7 @@ struct seeing {
 	const struct frozen_tree *tree;
 	const struct look *look;
 	struct seen_task *tasks;        /* one for each in tree->tasks; owned */
+	VEC(size_t) by_order;           /* descriptors' files in the snapshot, in an order in which they are found */
 	struct sock_diag socks;
 	bool have_socks, shell_job;
 	VEC(pid_t) by_mm, by_table;     /* tasks with different memory, different descriptor tables: in kcmp's order */

@@ -66,25 +66,57 @@ static int see_owner(int fd, struct fown *ret_fown, struct err *err)
 	return 0;
 }
 
-/* The description behind a descriptor, where another task or number led to it before. */
-static int find_file(struct seeing *s, const struct fd_view *v, uint32_t *ret_id, struct err *err)
+static int compare_numbers(uint64_t a, uint64_t b)
 {
-	*ret_id = 0;
-	for (size_t i = 0; i < s->snapshot->files.len; i++) {
-		const struct file *f = &s->snapshot->files.at[i];
-		int r;
+	return a < b ? -1 : a > b;
+}
 
-		if (f->fd < 0 || f->dev != v->st.st_dev || f->ino != v->st.st_ino || f->flags != v->flags)
-			continue;
-		r = sys_kcmp(f->pid, v->pid, SYS_KCMP_FILE, (uint64_t)f->fd, (uint64_t)v->task_fd, err);
+/* Descriptions have an order: by inode, and by the kernel's own where that is the same.  <0, 0, >0: v comes before, is, comes behind f. */
+static int compare_files(const struct fd_view *v, const struct file *f, int *ret_order, struct err *err)
+{
+	int r;
+
+	*ret_order = compare_numbers(v->st.st_dev, f->dev);
+	if (*ret_order == 0)
+		*ret_order = compare_numbers(v->st.st_ino, f->ino);
+	if (*ret_order != 0)
+		return 0;
+	r = sys_kcmp(v->pid, f->pid, SYS_KCMP_FILE, (uint64_t)v->task_fd, (uint64_t)f->fd, err);
+	*ret_order = r == 0 ? 0 : r == 1 ? -1 : 1;
+	return r < 0 ? r : 0;
+}
+
+/* The description behind a descriptor, where another task or number led to it before (0: none did); its place in s->by_order. */
+static int find_file(struct seeing *s, const struct fd_view *v, uint32_t *ret_id, size_t *ret_place, struct err *err)
+{
+	size_t low = 0, high = s->by_order.len;
+
+	*ret_id = 0;
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+		const struct file *f = &s->snapshot->files.at[s->by_order.at[mid]];
+		int order, r = compare_files(v, f, &order, err);
+
 		if (r < 0)
 			return r;
-		if (r == 0) {
+		if (order == 0) {
 			*ret_id = f->id;
 			return 0;
 		}
+		if (order < 0)
+			high = mid;
+		else
+			low = mid + 1;
 	}
+	*ret_place = low;
 	return 0;
+}
+
+static void put_in_order(struct seeing *s, size_t place, size_t index)
+{
+	vec_push(&s->by_order, 0);
+	memmove(&s->by_order.at[place + 1], &s->by_order.at[place], (s->by_order.len - 1 - place) * sizeof(size_t));
+	s->by_order.at[place] = index;
 }
 
 static int need_socks(struct seeing *s, struct err *err)
@@ -114,6 +146,7 @@ static int see_fd(struct seeing *s, int pidfd, pid_t pid, int task_fd, struct fd
 	struct file f = { 0 };
 	char name[32];
 	uint64_t flags;
+	size_t place;
 	own_fd fd = -1;
 	int r;
 
@@ -137,7 +170,7 @@ static int see_fd(struct seeing *s, int pidfd, pid_t pid, int task_fd, struct fd
 	*ret_slot = (struct fd_slot){ .fd = task_fd, .cloexec = flags & O_CLOEXEC };
 	if (fstat(fd, &v.st) < 0)
 		return err_sys(err, "stat");
-	r = find_file(s, &v, &ret_slot->file, err);
+	r = find_file(s, &v, &ret_slot->file, &place, err);
 	if (r < 0 || ret_slot->file)
 		return r;
 	f.dev = v.st.st_dev;
@@ -148,7 +181,11 @@ static int see_fd(struct seeing *s, int pidfd, pid_t pid, int task_fd, struct fd
 		r = see_owner(fd, &f.fown, err);
 	if (r == 0 && S_ISSOCK(v.st.st_mode))
 		r = need_socks(s, err);
-	return r < 0 ? r : add_file(s, &v, &f, &ret_slot->file, err);
+	if (r == 0)
+		r = add_file(s, &v, &f, &ret_slot->file, err);
+	if (r == 0)
+		put_in_order(s, place, s->snapshot->files.len - 1);
+	return r;
 }
 
 /* Another task with the same descriptor table (clone(CLONE_FILES)); they are in kcmp's order. */

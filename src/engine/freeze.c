@@ -4,7 +4,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/ptrace.h>
-#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -16,14 +15,16 @@
 
 #define SPIN_US    2000u        /* a runnable thread stops in less */
 #define NAP_NS     200000
-#define REAP_US    20000
+#define REAP_NS    20000000
 #define DOUBTS_MAX 100u         /* answers that only a race explains */
 
 struct freezing {
 	struct frozen_tree tree;
 	uint64_t deadline_us;
+	const struct frozen_task *volatile seizing;     /* whose thread is being seized */
 	unsigned int doubts;
 	bool again;                     /* something came or went: all is looked at once more */
+	bool died;                      /* somebody ended: its children have another parent now */
 };
 
 /* What we see can't last: it is looked at again, but not for ever. */
@@ -54,33 +55,56 @@ static void nap(void)
 	nanosleep(&(struct timespec){ .tv_nsec = NAP_NS }, NULL);
 }
 
-/* ---- exec of a task with threads ends when those that it kills are waited for: by us, who may wait for the exec ---- */
+/* ---- exec of a task with threads: it goes on when the threads that it killed are waited for, by us if we hold them ---- */
 
-static void reap_dead(int signal)
+/* waitid() would take the stops of tracees too, so it looks first. */
+static void reap_if_dead(pid_t tid)
 {
+	siginfo_t si = { 0 };
+
+	if (waitid(P_PID, (id_t)tid, &si, WEXITED | WNOHANG | WNOWAIT | __WALL) == 0 &&
+	    (si.si_code == CLD_EXITED || si.si_code == CLD_KILLED || si.si_code == CLD_DUMPED))
+		waitpid(tid, NULL, __WALL | WNOHANG);
+}
+
+static void reap_dead(const struct frozen_task *t)
+{
+	for (size_t i = 0; i < t->tids.len; i++)
+		reap_if_dead(t->tids.at[i]);
+}
+
+/* A seize waits for the exec (and is made again after this). */
+static void on_time(int signal, siginfo_t *si, void *context)
+{
+	const struct freezing *f = si->si_value.sival_ptr;
 	int saved = errno;
-	siginfo_t si;
 
 	(void)signal;
-	do
-		si.si_pid = 0;
-	while (waitid(P_ALL, 0, &si, WEXITED | WNOHANG | __WALL) == 0 && si.si_pid > 0);
+	(void)context;
+	if (si->si_code == SI_TIMER && f->seizing)
+		reap_dead(f->seizing);
 	errno = saved;
 }
 
-static void reap_begin(struct sigaction *ret_before)
-{
-	const struct itimerval often = { { 0, REAP_US }, { 0, REAP_US } };
-	const struct sigaction reap = { .sa_handler = reap_dead, .sa_flags = SA_RESTART };
+struct watch { timer_t timer; struct sigaction before; };
 
-	sigaction(SIGALRM, &reap, ret_before);
-	setitimer(ITIMER_REAL, &often, NULL);
+static int watch_begin(struct freezing *f, struct watch *ret_watch, struct err *err)
+{
+	const struct itimerspec often = { { 0, REAP_NS }, { 0, REAP_NS } };
+	const struct sigaction act = { .sa_sigaction = on_time, .sa_flags = SA_RESTART | SA_SIGINFO };
+	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM, .sigev_value.sival_ptr = f };
+
+	if (timer_create(CLOCK_MONOTONIC, &event, &ret_watch->timer) < 0)
+		return err_sys(err, "make a timer");
+	sigaction(SIGALRM, &act, &ret_watch->before);
+	timer_settime(ret_watch->timer, 0, &often, NULL);
+	return 0;
 }
 
-static void reap_end(const struct sigaction *before)
+static void watch_end(const struct watch *w)
 {
-	setitimer(ITIMER_REAL, &(struct itimerval){ 0 }, NULL);
-	sigaction(SIGALRM, before, NULL);
+	timer_delete(w->timer);
+	sigaction(SIGALRM, &w->before, NULL);
 }
 
 /* ---- threads ---- */
@@ -110,12 +134,15 @@ static int tell_refusal(struct freezing *f, pid_t pid, pid_t tid, struct err *er
 }
 
 /* 1: seized; 0: it is gone. */
-static int seize(struct freezing *f, pid_t pid, pid_t tid, struct err *err)
+static int seize(struct freezing *f, const struct frozen_task *t, pid_t tid, struct err *err)
 {
-	int r = ptrace_seize(tid, PTRACE_O_TRACESYSGOOD, err);
+	int r;
 
+	f->seizing = t;
+	r = ptrace_seize(tid, PTRACE_O_TRACESYSGOOD, err);
+	f->seizing = NULL;
 	if (r == -EPERM) {
-		r = tell_refusal(f, pid, tid, err);
+		r = tell_refusal(f, t->pid, tid, err);
 		if (r <= 0)
 			return r;
 	}
@@ -136,7 +163,7 @@ static int seize_new(struct freezing *f, struct frozen_task *t, size_t *ret_from
 	for (size_t i = 0; r >= 0 && i < tids.len; i++) {
 		if (is_held(t, tids.at[i]))
 			continue;
-		r = seize(f, t->pid, tids.at[i], err);
+		r = seize(f, t, tids.at[i], err);
 		if (r > 0)
 			vec_push(&t->tids, tids.at[i]);
 	}
@@ -167,10 +194,12 @@ static int wait_stop(const struct freezing *f, struct frozen_task *t, pid_t tid,
 			return err_sys(err, "wait for thread %d", tid);
 		if (clock_us() > f->deadline_us)
 			return err_set(err, ETIMEDOUT, "thread %d does not stop (it sleeps uninterruptibly, or waits for a vfork)", tid);
-		if (clock_us() < spin_until)
+		if (clock_us() < spin_until) {
 			sched_yield();
-		else
-			nap();
+			continue;
+		}
+		reap_dead(t);
+		nap();
 	}
 	if (!WIFSTOPPED(status))
 		return 0;
@@ -212,7 +241,7 @@ static int lost_task(struct freezing *f, size_t index, struct err *err)
 
 	if (r < 0 && r != -ESRCH)
 		return r;
-	f->again = true;
+	f->again = f->died = true;
 	if (r == 0 && st.state != 'Z' && st.state != 'X')
 		return 0;
 	if (index == 0)
@@ -227,22 +256,25 @@ static int lost_task(struct freezing *f, size_t index, struct err *err)
 	return 0;
 }
 
+/* Until a look at its threads finds nobody new: then none can come. */
 static int hold_task(struct freezing *f, size_t index, struct err *err)
 {
 	struct frozen_task *t = &f->tree.tasks.at[index];
-	size_t from;
-	int r;
+	unsigned int doubts = f->doubts;
+	int r = 0;
 
 	LOG_SCOPE("task %d", t->pid);
-	if (t->zombie)
-		return 0;
 	if (t->pid == getpid())
 		return err_set(err, EINVAL, "it is this very command: a tree can't be dumped from inside");
-	r = seize_new(f, t, &from, err);
-	if (r == 0 && t->tids.len > from) {
-		f->again = true;
-		r = settle(f, t, from, err);
+	for (bool more = true; r == 0 && more;) {
+		size_t from;
+
+		r = seize_new(f, t, &from, err);
+		more = r == 0 && t->tids.len > from;
+		if (more)
+			r = settle(f, t, from, err);
 	}
+	t->stands = t->tids.len > 0 && f->doubts == doubts;
 	return r == 0 && t->tids.len == 0 ? lost_task(f, index, err) : r;
 }
 
@@ -262,15 +294,16 @@ static int add_task(struct freezing *f, pid_t pid, pid_t parent, struct err *err
 	return 0;
 }
 
-static int add_children(struct freezing *f, pid_t parent, struct err *err)
+static int add_children(struct freezing *f, size_t index, struct err *err)
 {
+	pid_t parent = f->tree.tasks.at[index].pid;
 	struct proc_ids pids = { 0 };
 	int r = proc_children(parent, &pids, err);
 
 	for (size_t i = 0; r >= 0 && i < pids.len; i++)
 		if (!is_known(&f->tree, pids.at[i])) {
 			r = add_task(f, pids.at[i], parent, err);
-			f->again = true;
+			f->again = f->tree.tasks.at[index].has_children = true;
 		}
 	vec_free(&pids);
 	if (r == -ESRCH)
@@ -288,26 +321,47 @@ static void drop_lost(struct freezing *f)
 		for (size_t k = 0; k < t->tids.len; k++)
 			if (ptrace(PTRACE_PEEKUSER, t->tids.at[k], NULL, NULL) >= 0 || errno != ESRCH)
 				t->tids.at[kept++] = t->tids.at[k];
-		f->again |= kept < t->tids.len;
+			else
+				reap_if_dead(t->tids.at[k]);
+		if (kept < t->tids.len) {
+			f->again = true;
+			t->stands = false;
+		}
 		t->tids.len = kept;
 	}
 }
 
+/* One that stands gets children only from others: theirs (CLONE_PARENT), or those of one that ended (a subreaper). */
+static int freeze_round(struct freezing *f, struct err *err)
+{
+	bool orphans = f->died;
+	int r = 0;
+
+	f->again = f->died = false;
+	for (size_t i = 0; r == 0 && i < f->tree.tasks.len; i++) {
+		pid_t pid = f->tree.tasks.at[i].pid;
+		bool is_new = !f->tree.tasks.at[i].stands;
+
+		if (f->tree.tasks.at[i].zombie)
+			continue;
+		if (is_new)
+			r = hold_task(f, i, err);
+		if (i == f->tree.tasks.len || f->tree.tasks.at[i].pid != pid)
+			i--;            /* it is no more: the next one has its place */
+		else if (r == 0 && f->tree.tasks.at[i].stands && (is_new || orphans || f->tree.tasks.at[i].has_children))
+			r = add_children(f, i, err);
+	}
+	return r;
+}
+
 static int freeze_all(struct freezing *f, struct err *err)
 {
-	int r = 0;
+	int r;
 
 	do {
 		if (f->doubts > 0)
 			nap();
-		f->again = false;
-		for (size_t i = 0; r == 0 && i < f->tree.tasks.len; i++) {
-			pid_t pid = f->tree.tasks.at[i].pid;
-
-			r = hold_task(f, i, err);
-			if (r == 0 && i < f->tree.tasks.len && f->tree.tasks.at[i].pid == pid && f->tree.tasks.at[i].tids.len > 0)
-				r = add_children(f, pid, err);
-		}
+		r = freeze_round(f, err);
 		if (r == 0 && !f->again)
 			drop_lost(f);
 		if (r == 0 && f->again && clock_us() > f->deadline_us)
@@ -354,15 +408,16 @@ static int check_root(pid_t root, struct err *err)
 int freeze_tree(pid_t root, unsigned int timeout_s, struct frozen_tree *ret_tree, struct err *err)
 {
 	struct freezing f = { .deadline_us = clock_us() + timeout_s * 1000000ull };
-	struct sigaction before;
+	struct watch watch;
 	int r = check_root(root, err);
 
 	if (r == 0)
 		r = add_task(&f, root, 0, err);
+	if (r == 0)
+		r = watch_begin(&f, &watch, err);
 	if (r == 0) {
-		reap_begin(&before);
 		r = freeze_all(&f, err);
-		reap_end(&before);
+		watch_end(&watch);
 	}
 	if (r == 0)
 		r = check_leaders(&f, err);

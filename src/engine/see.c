@@ -13,23 +13,34 @@
 
 #define USER_CS 0x33u                   /* 64-bit code */
 
+/* Is the task or thread in our own one?  What our kernel has not is not there for both; one for children that has none yet just is not ours. */
+static int check_namespace(pid_t tid, const char *name, const char *own_name, struct err *err)
+{
+	dev_t dev = 0, own_dev = 0;
+	ino_t ino = 0, own_ino = 0;
+	int r = proc_ns_id(tid, name, &dev, &ino, err);
+
+	if (r == 0 || r == -ENOENT)
+		r = proc_ns_id(getpid(), own_name, &own_dev, &own_ino, err);
+	if (r < 0 && r != -ENOENT)
+		return r;
+	if (dev != own_dev || ino != own_ino)
+		return err_set(err, EOPNOTSUPP, "it is in another %s namespace than we: not handled yet", name);
+	return 0;
+}
+
 static int check_namespaces(pid_t pid, struct err *err)
 {
-	static const char *const names[] = { "pid", "mnt", "net", "ipc", "uts", "user", "cgroup", "time" };
+	static const char *const names[][2] = {
+		{ "pid", "pid" }, { "pid_for_children", "pid" }, { "mnt", "mnt" }, { "net", "net" }, { "ipc", "ipc" },
+		{ "uts", "uts" }, { "user", "user" }, { "cgroup", "cgroup" }, { "time", "time" },
+		{ "time_for_children", "time" },
+	};
+	int r = 0;
 
-	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-		dev_t dev, own_dev;
-		ino_t ino, own_ino;
-		int r = proc_ns_id(pid, names[i], &dev, &ino, err);
-
-		if (r == 0)
-			r = proc_ns_id(getpid(), names[i], &own_dev, &own_ino, err);
-		if (r < 0)
-			return r;
-		if (dev != own_dev || ino != own_ino)
-			return err_set(err, EOPNOTSUPP, "it is in another %s namespace than we: not handled yet", names[i]);
-	}
-	return 0;
+	for (size_t i = 0; r == 0 && i < ARRAY_LEN(names); i++)
+		r = check_namespace(pid, names[i][0], names[i][1], err);
+	return r;
 }
 
 /* What would be lost without a word must not be dumped. */
@@ -42,42 +53,52 @@ static int check_task(const struct seen_task *seen, const struct task *t, struct
 	return check_namespaces(t->pid, err);
 }
 
-/* kcmp() orders address spaces: a list in that order finds an equal one in a few steps. */
-static int check_sharing(struct seeing *s, const struct task *t, struct err *err)
+/* Threads may each have namespaces, descriptors and directories of their own; the images have one of each a task. */
+static int check_thread(pid_t pid, pid_t tid, struct err *err)
 {
-	size_t low = 0, high = s->by_mm.len;
+	static const struct { enum sys_kcmp what; const char *name; } shared[] = {
+		{ SYS_KCMP_FILES, "descriptor table" }, { SYS_KCMP_FS, "working directory" },
+	};
+	static const char *const names[] = { "mnt", "net", "ipc", "uts", "pid_for_children" };
+	int r = 0;
 
-	while (low < high) {
-		size_t mid = low + (high - low) / 2;
-		int r = sys_kcmp(s->by_mm.at[mid], t->pid, SYS_KCMP_VM, 0, 0, err);
-
-		if (r < 0)
-			return r;
-		if (r == 0)
-			return err_set(err, EOPNOTSUPP, "it shares its memory with process %d: not handled yet", s->by_mm.at[mid]);
-		if (r == 1)
-			low = mid + 1;
-		else
-			high = mid;
+	for (size_t i = 0; r == 0 && i < ARRAY_LEN(shared); i++) {
+		r = sys_kcmp(pid, tid, shared[i].what, 0, 0, err);
+		if (r > 0)
+			return err_set(err, EOPNOTSUPP, "it has a %s of its own: not handled yet", shared[i].name);
 	}
-	vec_add(&s->by_mm);
-	memmove(&s->by_mm.at[low + 1], &s->by_mm.at[low], (s->by_mm.len - 1 - low) * sizeof(pid_t));
-	s->by_mm.at[low] = t->pid;
-	return 0;
+	for (size_t i = 0; r == 0 && i < ARRAY_LEN(names); i++)
+		r = check_namespace(tid, names[i], i < 4 ? names[i] : "pid", err);
+	return r;
 }
 
-static int see_thread_outside(struct seeing *s, struct seen_task *seen, struct task *t, pid_t tid, struct err *err)
+static int check_sharing(struct seeing *s, const struct task *t, struct err *err)
+{
+	pid_t same = 0;
+	int r = kcmp_set_add(&s->memories, t->pid, &same, err);
+
+	if (r == 0 && same)
+		return err_set(err, EOPNOTSUPP, "it shares its memory with process %d: not handled yet", same);
+	if (r == 0)
+		r = kcmp_set_add(&s->dirs, t->pid, &same, err);
+	if (r == 0 && same)
+		return err_set(err, EOPNOTSUPP, "it shares its working directory with process %d (CLONE_FS): not handled yet",
+			       same);
+	return r;
+}
+
+static int see_thread_outside(struct seen_task *seen, struct task *t, pid_t tid, struct err *err)
 {
 	struct subject *subject = vec_add(&seen->subjects);
 	int r = subject_see(tid, subject, err);
 
-	(void)s;
+	LOG_SCOPE("thread %d", tid);
 	if (r < 0)
 		return r;
 	if (subject->seen.cs != USER_CS)
-		return err_set(err, EOPNOTSUPP, "thread %d runs 32-bit code: not handled yet", tid);
+		return err_set(err, EOPNOTSUPP, "it runs 32-bit code: not handled yet");
 	vec_add(&t->threads)->tid = tid;
-	return 0;
+	return tid == t->pid ? 0 : check_thread(t->pid, tid, err);
 }
 
 static int run_kinds(const struct task_view *v, struct subject *s, size_t index, struct task *t, struct err *err)
@@ -231,7 +252,7 @@ static int see_outside(struct seeing *s, size_t index, struct task *t, struct er
 	if (r >= 0)
 		r = see_maps(s, seen, t->pid, err);
 	for (size_t i = 0; r >= 0 && i < frozen->tids.len; i++)
-		r = see_thread_outside(s, seen, t, frozen->tids.at[i], err);
+		r = see_thread_outside(seen, t, frozen->tids.at[i], err);
 	t->umask = seen->status.umask;
 	return r < 0 ? r : 0;
 }
@@ -320,6 +341,9 @@ int see_tree(struct seeing *s, struct err *err)
 	int r, closed;
 
 	s->tasks = mem_new(s->tree->tasks.len * sizeof(*s->tasks));
+	s->memories.what = SYS_KCMP_VM;
+	s->tables.what = SYS_KCMP_FILES;
+	s->dirs.what = SYS_KCMP_FS;
 	for (size_t i = 0; i < s->tree->tasks.len; i++)
 		s->forked_since |= !s->tree->tasks.at[i].zombie && !looked_at(s, s->tree->tasks.at[i].pid);
 	r = see_all(s, err);
@@ -342,9 +366,10 @@ void seeing_free(struct seeing *s)
 		proc_maps_free(&t->maps);
 	}
 	free(s->tasks);
-	vec_free(&s->by_mm);
-	vec_free(&s->by_table);
 	vec_free(&s->by_order);
+	kcmp_set_free(&s->memories);
+	kcmp_set_free(&s->tables);
+	kcmp_set_free(&s->dirs);
 	if (s->have_socks)
 		sock_diag_free(&s->socks);
 }

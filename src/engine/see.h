@@ -14,6 +14,7 @@
 #pragma once
 #include "engine/freeze.h"
 #include "inject/question.h"
+#include "kernel/kcmp_set.h"
 #include "kernel/proc_map.h"
 #include "kernel/sock_diag.h"
 #include "model/snapshot.h"
@@ -40,9 +41,9 @@ struct seeing {
 	const struct look *look;
 	struct seen_task *tasks;        /* one for each in tree->tasks; owned */
 	VEC(size_t) by_order;           /* descriptors' files in the snapshot, in an order in which they are found */
+	struct kcmp_set memories, tables, dirs; /* tasks by address space, descriptor table, working directory */
 	struct sock_diag socks;
 	bool have_socks, shell_job;
-	VEC(pid_t) by_mm, by_table;     /* tasks with different memory, different descriptor tables: in kcmp's order */
 	bool forked_since;              /* a task is new since the look: what it shares with others is not known */
 };
 

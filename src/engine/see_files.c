@@ -191,31 +191,16 @@ static int see_fd(struct seeing *s, int pidfd, pid_t pid, int task_fd, struct fd
 /* Another task with the same descriptor table (clone(CLONE_FILES)); they are in kcmp's order. */
 static int find_table(struct seeing *s, const struct task *t, uint32_t *ret_id, struct err *err)
 {
-	size_t low = 0, high = s->by_table.len;
+	pid_t same = 0;
+	int r = kcmp_set_add(&s->tables, t->pid, &same, err);
 
 	*ret_id = 0;
-	while (low < high) {
-		size_t mid = low + (high - low) / 2;
-		const struct task *o = snapshot_task(s->snapshot, s->by_table.at[mid]);
-		int r = sys_kcmp(o->pid, t->pid, SYS_KCMP_FILES, 0, 0, err);
-
-		if (r < 0)
-			return r;
-		if (r == 0 && o->pid != t->ppid)
-			return err_set(err, EOPNOTSUPP, "it shares its descriptor table with process %d, which is not its "
-				       "parent: not handled yet", o->pid);
-		if (r == 0) {
-			*ret_id = o->files_id;
-			return 0;
-		}
-		if (r == 1)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	vec_add(&s->by_table);
-	memmove(&s->by_table.at[low + 1], &s->by_table.at[low], (s->by_table.len - 1 - low) * sizeof(pid_t));
-	s->by_table.at[low] = t->pid;
+	if (r < 0 || same == 0)
+		return r;
+	if (same != t->ppid)
+		return err_set(err, EOPNOTSUPP, "it shares its descriptor table with process %d, which is not its "
+			       "parent: not handled yet", same);
+	*ret_id = snapshot_task(s->snapshot, same)->files_id;
 	return 0;
 }
 

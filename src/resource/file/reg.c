@@ -71,7 +71,9 @@ static int see_lost(const struct fd_view *v, char *path, struct err *err)
 {
 	size_t len = strlen(path), tail = strlen(DELETED);
 
-	if (v->st.st_nlink > 0 || !S_ISREG(v->st.st_mode))
+	if (v->st.st_nlink == 0 && !S_ISREG(v->st.st_mode))
+		return err_set(err, EOPNOTSUPP, "%s was removed and is no regular file: not handled yet", path);
+	if (v->st.st_nlink > 0)
 		return err_set(err, EOPNOTSUPP, "%s was removed or is hidden, and has another name (%lu links)", path,
 			       (unsigned long)v->st.st_nlink);
 	if (len > tail && strcmp(path + len - tail, DELETED) == 0)

@@ -9,7 +9,7 @@
 
 static void fill(struct err *err, int code, const char *file, int line, const char *fmt, va_list ap)
 {
-	*err = (struct err){ .code = code, .file = file, .line = line };
+	*err = (struct err){ .code = code ? code : EIO, .file = file, .line = line };
 	vsnprintf(err->text, sizeof(err->text), fmt, ap);
 	log_scope_copy(err->scope, sizeof(err->scope));
 }
@@ -21,7 +21,7 @@ int err_set_at(struct err *err, int code, const char *file, int line, const char
 	va_start(ap, fmt);
 	fill(err, code, file, line, fmt, ap);
 	va_end(ap);
-	return -code;
+	return -err->code;
 }
 
 int err_sys_at(struct err *err, const char *file, int line, const char *fmt, ...)
@@ -34,6 +34,6 @@ int err_sys_at(struct err *err, const char *file, int line, const char *fmt, ...
 	fill(err, code, file, line, fmt, ap);
 	va_end(ap);
 	used = strlen(err->text);
-	snprintf(err->text + used, sizeof(err->text) - used, ": %s", strerror(code));
-	return -code;
+	snprintf(err->text + used, sizeof(err->text) - used, ": %s", strerror(err->code));
+	return -err->code;
 }

@@ -25,7 +25,10 @@ struct err {
 #define err_set(err, code, ...) err_set_at(err, code, __FILE__, __LINE__, __VA_ARGS__)
 #define err_sys(err, ...)       err_sys_at(err, __FILE__, __LINE__, __VA_ARGS__)
 
-/* Both return -code, so that `return err_set(...)` is the whole error path. */
+/*
+ * Both return -code, so that `return err_set(...)` is the whole error path.  A failure is never 0: where the code is
+ * (a call did less than asked and left errno alone) it is EIO.
+ */
 int err_set_at(struct err *err, int code, const char *file, int line, const char *fmt, ...)
 	__attribute__((format(printf, 5, 6)));
 

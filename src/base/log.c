@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,6 +30,7 @@ void log_at(enum log_level level, const char *file, const char *fmt, ...)
 {
 	static const char *const names[] = { "", "Error", "Warn", "info", "debug" };
 	const char *base = strrchr(file, '/') ? strrchr(file, '/') + 1 : file;
+	const int saved = errno;
 	char line[1024];
 	size_t n;
 	va_list ap;
@@ -46,6 +48,7 @@ void log_at(enum log_level level, const char *file, const char *fmt, ...)
 	(void)!write(out.fd, line, n);
 	if (out.fd != STDERR_FILENO && level <= LOG_WARN)
 		(void)!write(STDERR_FILENO, line, n);
+	errno = saved;
 }
 
 size_t log_scope_enter(const char *fmt, ...)

@@ -9,7 +9,7 @@
  *
  * The log is the one mutable global of the program: where it goes and how much
  * of it is set once by front/.  Lines are written with one write() each, so
- * that threads don't mix theirs.
+ * that threads don't mix theirs.  errno survives.
  */
 #pragma once
 #include <stdbool.h>

@@ -15,7 +15,11 @@
 #define VEC(type) struct { type *at; size_t len, cap; }
 
 #define vec_add(v)  ((__typeof__((v)->at))vec_grow_((void **)&(v)->at, &(v)->len, &(v)->cap, sizeof(*(v)->at)))
-#define vec_push(v, value) ((void)(*vec_add(v) = (value)))
+#define vec_push(v, value) ({                                                    \
+		__typeof__(*(v)->at) vec_value_ = (value);      /* may be one of v's */ \
+		*vec_add(v) = vec_value_;                                       \
+		(void)0;                                                        \
+	})
 #define vec_free(v) (vec_free_((void **)&(v)->at), (v)->len = (v)->cap = 0)
 
 void *vec_grow_(void **at, size_t *len, size_t *cap, size_t size);

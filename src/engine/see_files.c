@@ -188,7 +188,7 @@ static int see_fd(struct seeing *s, int pidfd, pid_t pid, int task_fd, struct fd
 	return r;
 }
 
-/* Another task with the same descriptor table (clone(CLONE_FILES)); they are in kcmp's order. */
+/* Another task with the same descriptor table (clone(CLONE_FILES)). */
 static int find_table(struct seeing *s, const struct task *t, uint32_t *ret_id, struct err *err)
 {
 	pid_t same = 0;

@@ -54,7 +54,7 @@ struct sink_image {
 /* reserved_fd: a file without a name that becomes the pages file, taken over; -1: a new one. */
 int sink_image_open(struct sink_image *s, struct store *store, enum image_kind kind, uint64_t id,
 		    uint32_t pages_id, int reserved_fd, struct err *err);
-/* Writes the last entry and closes; call once, after a failure too (it then only lets go). */
+/* Writes the last entry and closes; call once, after a failure of the pump too. */
 int sink_image_close(struct sink_image *s, struct err *err);
 
 /* The final places of a vessel. */

@@ -9,7 +9,7 @@
 #include "page/map.h"
 
 #define USER_END   0x800000000000ull
-#define CHAIN_MAX  4096u
+#define CHAIN_MAX  1024u
 
 struct entry { taddr start; uint64_t pages; uint32_t flags; };
 
@@ -98,20 +98,41 @@ static int open_pages(const struct store *store, uint64_t id, struct page_map *m
 	return 0;
 }
 
-static int load(const struct store *store, enum image_kind kind, uint64_t id, unsigned int depth,
+struct loading;
+
+static int load(const struct store *store, enum image_kind kind, uint64_t id, const struct loading *child,
 		struct page_map *map, struct err *err);
 
 struct loading {
+	const struct loading *child;    /* the directory that named this one its parent; NULL: the newest */
 	const struct store *store;
 	enum image_kind kind;
 	uint64_t id;
-	unsigned int depth;
 	uint64_t offset;                /* in our own pages file */
 	struct page_map parent;
 	bool parent_loaded;
 	size_t parent_at;
 	uint32_t parent_base;
 };
+
+/* Recursion ends here: at a directory that was there before, and at the end of the longest chain. */
+static int check_chain(const struct loading *l, const struct store *up, struct err *err)
+{
+	struct stat parent, st;
+	unsigned int links = 0;
+
+	if (fstat(store_dirfd(up), &parent) < 0)
+		return err_sys(err, "parent: stat");
+	for (; l; l = l->child) {
+		if (fstat(store_dirfd(l->store), &st) < 0)
+			return err_sys(err, "parent: stat");
+		if (st.st_dev == parent.st_dev && st.st_ino == parent.st_ino)
+			return err_set(err, ELOOP, "the chain of parent directories leads back to itself");
+		if (++links > CHAIN_MAX)
+			return err_set(err, ELOOP, "the chain of parent directories has over %u links", CHAIN_MAX);
+	}
+	return 0;
+}
 
 static int need_parent(struct loading *l, struct page_map *map, struct err *err)
 {
@@ -125,9 +146,9 @@ static int need_parent(struct loading *l, struct page_map *map, struct err *err)
 		return r;
 	if (r == 0)
 		return err_set(err, EBADMSG, "pages are said to be in a parent directory, but there is none");
-	if (l->depth == CHAIN_MAX)
-		return err_set(err, ELOOP, "the chain of parent directories has over %u links", CHAIN_MAX);
-	r = load(up, l->kind, l->id, l->depth + 1, &l->parent, err);
+	r = check_chain(l, up, err);
+	if (r == 0)
+		r = load(up, l->kind, l->id, l, &l->parent, err);
 	if (r < 0)
 		return r;
 	l->parent_base = adopt_files(map, &l->parent);
@@ -172,10 +193,10 @@ static int load_entries(struct loading *l, struct image_reader *reader, struct p
 	}
 }
 
-static int load(const struct store *store, enum image_kind kind, uint64_t id, unsigned int depth,
+static int load(const struct store *store, enum image_kind kind, uint64_t id, const struct loading *child,
 		struct page_map *map, struct err *err)
 {
-	struct loading l = { .store = store, .kind = kind, .id = id, .depth = depth };
+	struct loading l = { .child = child, .store = store, .kind = kind, .id = id };
 	own_reader *reader = NULL;
 	own_message PagemapHead *head = NULL;
 	int r = image_open(store, kind, id, &reader, err);
@@ -197,7 +218,7 @@ int page_map_load(const struct store *store, enum image_kind kind, uint64_t id, 
 		  struct err *err)
 {
 	struct page_map map = { 0 };
-	int r = load(store, kind, id, 0, &map, err);
+	int r = load(store, kind, id, NULL, &map, err);
 
 	if (r <= 0)
 		page_map_free(&map);

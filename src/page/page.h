@@ -13,7 +13,8 @@
  * one thread at a time, in order of addresses; what moves bytes (read, put) is
  * called by many at once.
  *
- * Sizes: a run is at most PUMP_CHUNK pages when it reaches read/place/put.
+ * Sizes: a run is at most PUMP_CHUNK pages when it reaches read/place/put; one
+ * that is not PAGE_HERE reaches place whole.
  */
 #pragma once
 #include <stdbool.h>

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/own.h"
 #include "page/page.h"
@@ -29,11 +30,13 @@ struct pump {
 	bool end;
 	int failed;
 	struct err *err;                /* of the first failure */
+	char scope[200];                /* the caller's: errors of all workers have it */
 	struct page_count count;
 };
 
 struct piece { struct page_run run; uint64_t to; const uint8_t *bytes; };
 
+/* With the lock held: nobody begins anything after a failure. */
 static int fail(struct pump *p, int r, const struct err *err)
 {
 	if (!p->failed) {
@@ -55,7 +58,7 @@ static int take(struct pump *p, struct page_run *ret_run, uint64_t *ret_ticket, 
 		int r = p->src->ops->next(p->src, rest, err);
 
 		if (r < 0)
-			return r;
+			return fail(p, r, err);
 		p->end = r == 0;
 	}
 	if (p->end)
@@ -151,6 +154,8 @@ static int move_chunk(struct pump *p, uint8_t *buf, struct err *err)
 	while (p->placed != ticket && !p->failed)
 		pthread_cond_wait(&p->turn, &p->lock);
 	r = p->failed ? -ECANCELED : place(p, &run, pieces, n, err);
+	if (r < 0)
+		fail(p, r, err);
 	p->placed++;
 	pthread_cond_broadcast(&p->turn);
 	pthread_mutex_unlock(&p->lock);
@@ -180,6 +185,7 @@ static int work(struct pump *p, uint64_t at_most)
 
 static void *worker(void *p)
 {
+	LOG_SCOPE("%s", ((struct pump *)p)->scope);
 	work(p, UINT64_MAX);
 	return NULL;
 }
@@ -192,6 +198,7 @@ int page_pump(struct page_source *src, struct page_sink *sink, unsigned int thre
 	pthread_t more[WORKERS_MAX];
 	unsigned int started = 0;
 
+	log_scope_copy(p.scope, sizeof(p.scope));
 	if (work(&p, MORE_WORKERS_AT) > 0) {
 		while (started + 1 < threads && started < WORKERS_MAX &&
 		       pthread_create(&more[started], NULL, worker, &p) == 0)

@@ -41,10 +41,17 @@ void sink_task_init(struct sink_task *s, pid_t pid, int mem_fd)
 static int put_file(struct page_sink *sink, const struct page_run *run, uint64_t to, const void *bytes, struct err *err)
 {
 	struct sink_file *s = (struct sink_file *)sink;
-	size_t len = run->pages * PAGE_BYTES;
+	size_t len = run->pages * PAGE_BYTES, done = 0;
 
-	if (pwrite(s->fd, bytes, len, (off_t)to) != (ssize_t)len)
-		return err_sys(err, "fill %zu bytes at offset %#llx", len, (unsigned long long)to);
+	while (done < len) {    /* a part may fit (a limit, a full file system): the next write says why */
+		ssize_t n = pwrite(s->fd, (const char *)bytes + done, len - done, (off_t)(to + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return err_sys(err, "fill %zu bytes at offset %#llx", len, (unsigned long long)to);
+		done += (size_t)n;
+	}
 	return 0;
 }
 

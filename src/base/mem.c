@@ -3,16 +3,26 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "base/vec.h"
+
+void mem_out(void)
+{
+	static const char text[] = "ferry: Error: out of memory\n";
+
+	if (write(STDERR_FILENO, text, sizeof(text) - 1) < 0)
+		_exit(1);               /* nobody to tell */
+	_exit(1);
+}
 
 void *mem_new(size_t size)
 {
 	void *p = calloc(1, size ? size : 1);
 
 	if (!p)
-		abort();
+		mem_out();
 	return p;
 }
 
@@ -33,7 +43,7 @@ char *mem_fmt(const char *fmt, ...)
 
 	va_start(ap, fmt);
 	if (vasprintf(&out, fmt, ap) < 0)
-		abort();
+		mem_out();
 	va_end(ap);
 	return out;
 }
@@ -46,7 +56,7 @@ void *vec_grow_(void **at, size_t *len, size_t *cap, size_t size)
 		*cap = *cap ? *cap * 2 : 8;
 		*at = reallocarray(*at, *cap, size);
 		if (!*at)
-			abort();
+			mem_out();
 	}
 	slot = (char *)*at + *len * size;
 	(*len)++;

@@ -2,8 +2,8 @@
 /*
  * mem.h - allocation that can't fail.
  *
- * A few kilobytes that can't be had end the program (abort): the tasks it
- * holds are released by the kernel, unharmed.  Sizes that come from outside
+ * A few kilobytes that can't be had end the program with status 1: the tasks
+ * it holds are released by the kernel, unharmed.  Sizes that come from outside
  * (images, the wire) are limited where they are decoded, before they get here.
  */
 #pragma once
@@ -13,3 +13,5 @@ void *mem_new(size_t size);                     /* zeroed */
 void *mem_dup(const void *from, size_t size);
 char *mem_str(const char *s);
 char *mem_fmt(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+__attribute__((noreturn)) void mem_out(void);     /* there is no memory left: says so, and ends the program */

@@ -24,6 +24,7 @@ struct freezing {
 	const struct frozen_task *volatile seizing;     /* whose thread is being seized */
 	unsigned int doubts;
 	bool again;                     /* something came or went: all is looked at once more */
+	bool died;                      /* somebody ended: its children have another parent now */
 };
 
 /* What we see can't last: it is looked at again, but not for ever. */
@@ -240,7 +241,7 @@ static int lost_task(struct freezing *f, size_t index, struct err *err)
 
 	if (r < 0 && r != -ESRCH)
 		return r;
-	f->again = true;
+	f->again = f->died = true;
 	if (r == 0 && st.state != 'Z' && st.state != 'X')
 		return 0;
 	if (index == 0)
@@ -255,22 +256,25 @@ static int lost_task(struct freezing *f, size_t index, struct err *err)
 	return 0;
 }
 
+/* Until a look at its threads finds nobody new: then none can come. */
 static int hold_task(struct freezing *f, size_t index, struct err *err)
 {
 	struct frozen_task *t = &f->tree.tasks.at[index];
-	size_t from;
-	int r;
+	unsigned int doubts = f->doubts;
+	int r = 0;
 
 	LOG_SCOPE("task %d", t->pid);
-	if (t->zombie)
-		return 0;
 	if (t->pid == getpid())
 		return err_set(err, EINVAL, "it is this very command: a tree can't be dumped from inside");
-	r = seize_new(f, t, &from, err);
-	if (r == 0 && t->tids.len > from) {
-		f->again = true;
-		r = settle(f, t, from, err);
+	for (bool more = true; r == 0 && more;) {
+		size_t from;
+
+		r = seize_new(f, t, &from, err);
+		more = r == 0 && t->tids.len > from;
+		if (more)
+			r = settle(f, t, from, err);
 	}
+	t->stands = t->tids.len > 0 && f->doubts == doubts;
 	return r == 0 && t->tids.len == 0 ? lost_task(f, index, err) : r;
 }
 
@@ -290,15 +294,16 @@ static int add_task(struct freezing *f, pid_t pid, pid_t parent, struct err *err
 	return 0;
 }
 
-static int add_children(struct freezing *f, pid_t parent, struct err *err)
+static int add_children(struct freezing *f, size_t index, struct err *err)
 {
+	pid_t parent = f->tree.tasks.at[index].pid;
 	struct proc_ids pids = { 0 };
 	int r = proc_children(parent, &pids, err);
 
 	for (size_t i = 0; r >= 0 && i < pids.len; i++)
 		if (!is_known(&f->tree, pids.at[i])) {
 			r = add_task(f, pids.at[i], parent, err);
-			f->again = true;
+			f->again = f->tree.tasks.at[index].has_children = true;
 		}
 	vec_free(&pids);
 	if (r == -ESRCH)
@@ -318,26 +323,45 @@ static void drop_lost(struct freezing *f)
 				t->tids.at[kept++] = t->tids.at[k];
 			else
 				reap_if_dead(t->tids.at[k]);
-		f->again |= kept < t->tids.len;
+		if (kept < t->tids.len) {
+			f->again = true;
+			t->stands = false;
+		}
 		t->tids.len = kept;
 	}
 }
 
+/* One that stands gets children only from others: theirs (CLONE_PARENT), or those of one that ended (a subreaper). */
+static int freeze_round(struct freezing *f, struct err *err)
+{
+	bool orphans = f->died;
+	int r = 0;
+
+	f->again = f->died = false;
+	for (size_t i = 0; r == 0 && i < f->tree.tasks.len; i++) {
+		pid_t pid = f->tree.tasks.at[i].pid;
+		bool is_new = !f->tree.tasks.at[i].stands;
+
+		if (f->tree.tasks.at[i].zombie)
+			continue;
+		if (is_new)
+			r = hold_task(f, i, err);
+		if (i == f->tree.tasks.len || f->tree.tasks.at[i].pid != pid)
+			i--;            /* it is no more: the next one has its place */
+		else if (r == 0 && f->tree.tasks.at[i].stands && (is_new || orphans || f->tree.tasks.at[i].has_children))
+			r = add_children(f, i, err);
+	}
+	return r;
+}
+
 static int freeze_all(struct freezing *f, struct err *err)
 {
-	int r = 0;
+	int r;
 
 	do {
 		if (f->doubts > 0)
 			nap();
-		f->again = false;
-		for (size_t i = 0; r == 0 && i < f->tree.tasks.len; i++) {
-			pid_t pid = f->tree.tasks.at[i].pid;
-
-			r = hold_task(f, i, err);
-			if (r == 0 && i < f->tree.tasks.len && f->tree.tasks.at[i].pid == pid && f->tree.tasks.at[i].tids.len > 0)
-				r = add_children(f, pid, err);
-		}
+		r = freeze_round(f, err);
 		if (r == 0 && !f->again)
 			drop_lost(f);
 		if (r == 0 && f->again && clock_us() > f->deadline_us)

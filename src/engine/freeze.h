@@ -20,6 +20,7 @@ struct frozen_task {
 	bool zombie;
 	int stop_signal;                /* by which it was stopped (job control) before we came; 0: it ran */
 	struct proc_ids tids;           /* held threads, the leader first */
+	bool stands, has_children;      /* while freezing: no thread of it runs; it was seen as a parent */
 };
 
 struct frozen_tree { VEC(struct frozen_task) tasks; };          /* parents before children */

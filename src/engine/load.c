@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "engine/load.h"
+#include "engine/places.h"
 #include "image/messages.h"
 #include "resource/resource.h"
 
@@ -171,7 +172,7 @@ static int check_tree(const struct snapshot *s, struct err *err)
 	for (size_t i = 1; i < s->tasks.len; i++)
 		if (snapshot_task(s, s->tasks.at[i].ppid)->state == TASK_ZOMBIE)
 			return err_set(err, EBADMSG, "task %d is the child of a dead one", s->tasks.at[i].pid);
-	return 0;
+	return check_places(s, err);
 }
 
 int load_snapshot(struct store *store, struct snapshot *s, struct err *err)

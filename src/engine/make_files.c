@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "base/own.h"
 #include "engine/restoring.h"
+#include "resource/ghost.h"
 
 #define SETFL_FLAGS (O_APPEND | O_ASYNC | O_DIRECT | O_NOATIME | O_NONBLOCK)
 
@@ -275,11 +276,12 @@ int attach_files(struct restoring *r, struct err *err)
 
 void remove_ghosts(struct restoring *r)
 {
-	for (size_t i = 0; i < r->maker.ghosts.len; i++) {
+	for (size_t i = r->maker.ghosts.len; i-- > 0;) {
 		if (r->maker.ghosts.at[i].fd >= 0)
 			close(r->maker.ghosts.at[i].fd);
 		else if (unlink(r->maker.ghosts.at[i].path) < 0)
 			log_warn("%s: can't be removed again", r->maker.ghosts.at[i].path);
+		ghost_remove_dirs(r->maker.ghosts.at[i].path, r->maker.ghosts.at[i].dirs);
 		free(r->maker.ghosts.at[i].path);
 	}
 	vec_free(&r->maker.ghosts);

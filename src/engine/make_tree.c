@@ -240,8 +240,6 @@ static int place_in_group(struct restoring *r, size_t index, struct err *err)
 	if (t->pgid == m->pgid)
 		return 0;
 	if (!leader && !find_helper(r, t->pgid)) {
-		if (t->state == TASK_ZOMBIE)    /* it can't have a stand-in as its child: it has died */
-			return err_set(err, EOPNOTSUPP, "a dead task in a group %d of its own: not handled yet", t->pgid);
 		done = make_helper(r, t->pgid, m, SYS_getpid, &h, err);
 		if (done == 0) {
 			script_call(&h->vessel.script, OP_WANT_ZERO, SYS_setpgid, 0, 0);

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/own.h"
+#include "engine/places.h"
 #include "engine/see.h"
 #include "kernel/sys.h"
 
@@ -350,7 +351,9 @@ int see_tree(struct seeing *s, struct err *err)
 	if (r < 0 || closed < 0)
 		return r < 0 ? r : closed;
 	r = resolve_files(s, err);
-	return r < 0 ? r : check_session(s, err);
+	if (r >= 0)
+		r = check_session(s, err);
+	return r < 0 ? r : check_places(s->snapshot, err);
 }
 
 void seeing_free(struct seeing *s)

@@ -106,7 +106,7 @@ int config_apply(const char *path, bool must_exist, struct options *options, str
 	char line[LINE_BYTES];
 	int r = 1;
 
-	if (!file && errno == ENOENT && !must_exist)
+	if (!file && (errno == ENOENT || errno == EACCES) && !must_exist)  /* EACCES: the home of whom we were */
 		return 0;
 	if (!file)
 		return err_sys(err, "%s", path);

@@ -5,10 +5,13 @@
  * Exit status: 0 done; 1 not done, and why is on stderr and in the log;
  * restore in the foreground: that of the root task.
  *
- * No signal is caught: whoever ends ferry ends a dump, and the kernel lets go
- * of the tasks; or a restore, and the kernel ends what is half made.
+ * No signal that ends ferry is caught: whoever ends it ends a dump, and the
+ * kernel lets go of the tasks; or a restore, and the kernel ends what is half
+ * made.  A file that reaches its limit, or a log that nobody reads any more,
+ * is an error of that write and no death.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 
 #include "base/own.h"
@@ -57,6 +60,20 @@ static void hint(const struct options *options)
 	fprintf(stderr, "Try: ferry%s%s --help\n", known ? " " : "", known ? options->command : "");
 }
 
+static void let_it_fail(int signal)
+{
+	(void)signal;
+}
+
+/* Not ignored: that would be inherited by what ferry runs. */
+static void take_signals(void)
+{
+	const struct sigaction act = { .sa_handler = let_it_fail, .sa_flags = SA_RESTART };
+
+	sigaction(SIGXFSZ, &act, NULL);
+	sigaction(SIGPIPE, &act, NULL);
+}
+
 int main(int argc, char **argv)
 {
 	struct options options;
@@ -65,6 +82,7 @@ int main(int argc, char **argv)
 	int r = options_parse(argc, argv, &options, &err);
 	bool parsed = r == 0;
 
+	take_signals();
 	if (r == 0)
 		r = run(&options, &log_fd, &err);
 	if (r >= 0 && flush(&err) < 0)

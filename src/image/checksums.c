@@ -236,7 +236,7 @@ int checksums_verify(const struct store *store, struct err *err)
 	int r;
 
 	if (!state)
-		abort();
+		mem_out();
 	r = verify(store, state, &sums, err);
 	XXH3_freeState(state);
 	vec_free(&sums);

@@ -62,7 +62,7 @@ static int refill(struct image_reader *r, struct err *err)
 	if (!r->buf) {
 		r->buf = malloc(want);
 		if (!r->buf)
-			abort();
+			mem_out();
 	}
 	ret = read_exactly(r, r->buf, want, err);
 	if (ret < 0)
@@ -235,7 +235,7 @@ static int record_bytes(struct image_reader *r, uint32_t size, const uint8_t **r
 	}
 	*ret_own = malloc(size);
 	if (!*ret_own)
-		abort();
+		mem_out();
 	ret_get = image_get_raw(r, *ret_own, size, err);
 	*ret = *ret_own;
 	return ret_get;

@@ -73,7 +73,7 @@ static int reserve(struct image_writer *w, size_t len_bytes, uint8_t **ret_at, s
 		w->cap = cap < w->used + len_bytes ? w->used + len_bytes : cap;
 		w->buf = realloc(w->buf, w->cap);
 		if (!w->buf)
-			abort();
+			mem_out();
 	}
 	*ret_at = w->buf + w->used;
 	w->used += len_bytes;
@@ -107,7 +107,7 @@ static int create(int dirfd, struct store *store, enum image_kind kind, uint64_t
 	w->store = store;
 	w->hash = XXH3_createState();
 	if (!w->hash)
-		abort();
+		mem_out();
 	XXH3_128bits_reset(w->hash);
 	image_file_name(kind, id, w->name);
 	w->fd = image_file_create(dirfd, w->name, err);

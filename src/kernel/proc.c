@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/mem.h"
 #include "base/own.h"
 #include "kernel/proc.h"
 #include "kernel/scan.h"
@@ -83,7 +84,7 @@ static void text_room(struct proc_text *text, size_t room)
 	text->cap = text->len + (text->cap > room ? text->cap : room) + 1;
 	text->at = realloc(text->at, text->cap);
 	if (!text->at)
-		abort();
+		mem_out();
 }
 
 int proc_read_all(pid_t pid, const char *name, struct proc_text *text, struct err *err)

@@ -172,7 +172,7 @@ static int work(struct pump *p, uint64_t at_most)
 	int r = 1;
 
 	if (!buf)
-		abort();
+		mem_out();
 	for (uint64_t i = 0; r > 0 && i < at_most; i++)
 		r = move_chunk(p, buf, &err);
 	if (r < 0) {

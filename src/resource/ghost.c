@@ -4,8 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/own.h"
 #include "resource/ghost.h"
@@ -45,6 +47,8 @@ static int open_ghost(const struct ghost *g, int *ret_fd, struct err *err)
 
 	if (g->fd >= 0)
 		snprintf(path, sizeof(path), "/proc/%d/fd/%d", g->pid, g->fd);
+	else if (g->end == 0)           /* of what is neither open nor mapped only the program is a regular file */
+		snprintf(path, sizeof(path), "/proc/%d/exe", g->pid);
 	else
 		snprintf(path, sizeof(path), "/proc/%d/map_files/%llx-%llx", g->pid, (unsigned long long)g->start,
 			 (unsigned long long)g->end);
@@ -253,19 +257,62 @@ static int fill(const struct ghost *g, struct store *store, int fd, struct err *
 	}
 }
 
-static int create(const struct ghost *g, const char *path, char **ret_path, int *ret_fd, struct err *err)
+/* Directories that are gone too, the upper ones first; how many were made is told on failure too. */
+static int create_dirs(const char *path, unsigned int *ret_made, struct err *err)
+{
+	own_free char *dir = mem_str(path);
+
+	for (char *slash = strchr(dir + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+		*slash = '\0';
+		if (mkdir(dir, 0700) == 0)
+			(*ret_made)++;
+		else if (errno != EEXIST)
+			return err_sys(err, "create %s for a while", dir);
+		*slash = '/';
+	}
+	return 0;
+}
+
+void ghost_remove_dirs(const char *path, unsigned int count)
+{
+	own_free char *dir = mem_str(path);
+
+	for (; count > 0; count--) {
+		*strrchr(dir, '/') = '\0';
+		if (rmdir(dir) < 0)
+			log_warn("%s: can't be removed again", dir);
+	}
+}
+
+static int create_new(const char *path)
+{
+	return open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+}
+
+static int create(const struct ghost *g, const char *path, char **ret_path, unsigned int *ret_dirs, int *ret_fd,
+		  struct err *err)
 {
 	own_free char *at = mem_str(path);
-	int fd = open(at, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	unsigned int dirs = 0;
+	int fd = create_new(at), r = 0;
 
-	if (fd < 0 && errno == EEXIST) {
+	if (fd < 0 && errno == ENOENT) {
+		r = create_dirs(at, &dirs, err);
+		fd = r == 0 ? create_new(at) : -1;
+	}
+	if (r == 0 && fd < 0 && errno == EEXIST) {
 		free(at);
 		at = mem_fmt("%s.ferry-ghost-%x", path, g->id);
-		fd = open(at, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+		fd = create_new(at);
 	}
-	if (fd < 0)
-		return err_sys(err, "create %s for a while", at);
+	if (r == 0 && fd < 0)
+		r = err_sys(err, "create %s for a while", at);
+	if (r < 0) {
+		ghost_remove_dirs(at, dirs);
+		return r;
+	}
 	*ret_path = TAKE_PTR(at);
+	*ret_dirs = dirs;
 	*ret_fd = fd;
 	return 0;
 }
@@ -311,6 +358,7 @@ int ghost_make(uint32_t id, const char *path, int tmpfile_flags, struct maker *m
 {
 	const struct ghost *g = ghost_of_file(m->snapshot, id);
 	own_free char *at = NULL;
+	unsigned int dirs = 0;
 	own_fd fd = -1;
 	int r;
 
@@ -321,12 +369,14 @@ int ghost_make(uint32_t id, const char *path, int tmpfile_flags, struct maker *m
 			*ret_path = m->ghosts.at[i].path;
 			return 0;
 		}
-	r = tmpfile_flags ? create_nameless(path, tmpfile_flags, &at, &fd, err) : create(g, path, &at, &fd, err);
+	r = tmpfile_flags ? create_nameless(path, tmpfile_flags, &at, &fd, err) :
+			    create(g, path, &at, &dirs, &fd, err);
 	if (r < 0)
 		return r;
 	vec_add(&m->ghosts);
 	m->ghosts.at[m->ghosts.len - 1].id = g->id;
 	m->ghosts.at[m->ghosts.len - 1].fd = -1;
+	m->ghosts.at[m->ghosts.len - 1].dirs = dirs;
 	*ret_path = m->ghosts.at[m->ghosts.len - 1].path = TAKE_PTR(at);
 	r = furnish(g, m->store, fd, *ret_path, err);
 	if (r < 0 || !tmpfile_flags)

@@ -4,8 +4,9 @@
  *
  * Their contents go into ghost-file images, and remap-fpath says which file
  * ids are open on which ghost.  To be opened again a ghost is written to its
- * old path (or beside it, where another file has that name now); when the
- * tasks run, maker's owner unlinks what m->ghosts lists.
+ * old path (or beside it, where another file has that name now; directories
+ * that are gone too are made); when the tasks run, maker's owner unlinks what
+ * m->ghosts lists.
  */
 #pragma once
 #include "resource/resource.h"
@@ -20,6 +21,9 @@ void ghost_see(const struct fd_view *v);
  */
 int ghost_make(uint32_t id, const char *path, int tmpfile_flags, struct maker *m, const char **ret_path, int *ret_fd,
 	       struct err *err);
+
+/* The last `count` directories of a path that were made for it. */
+void ghost_remove_dirs(const char *path, unsigned int count);
 
 int ghost_save(const struct snapshot *s, struct store *store, struct err *err);
 int ghost_load(struct snapshot *s, struct store *store, struct err *err);

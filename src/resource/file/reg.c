@@ -9,6 +9,7 @@
  * Image:    file_entry.reg in files.img; mappings, exe, cwd and root name
  *           entries of this kind too.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -66,16 +67,42 @@ static bool same_file(const char *path, const struct stat *st)
 	return lstat(path, &at) == 0 && at.st_dev == st->st_dev && at.st_ino == st->st_ino;
 }
 
-/* A file that its path does not lead to: without a name it is a ghost, else it can't be found again. */
-static int see_lost(const struct fd_view *v, char *path, struct err *err)
+/* Another name in the same directory: sem_open() makes semaphores under a name that it takes away again. */
+static bool find_brother(char **path, const struct stat *st)
 {
-	size_t len = strlen(path), tail = strlen(DELETED);
+	own_free char *dir_path = mem_str(*path);
+	char *slash = strrchr(dir_path, '/');
+	const struct dirent *d;
+	own_dir *dir;
 
-	if (v->st.st_nlink > 0 || !S_ISREG(v->st.st_mode))
-		return err_set(err, EOPNOTSUPP, "%s was removed or is hidden, and has another name (%lu links)", path,
+	*slash = '\0';
+	dir = opendir(dir_path[0] ? dir_path : "/");
+	while (dir && (d = readdir(dir)) != NULL) {
+		own_free char *other = d->d_ino == st->st_ino ? mem_fmt("%s/%s", dir_path, d->d_name) : NULL;
+
+		if (other && same_file(other, st)) {
+			free(*path);
+			*path = TAKE_PTR(other);
+			return true;
+		}
+	}
+	return false;
+}
+
+/* A file that its path does not lead to: without a name it is a ghost, with another one it may be found by that. */
+static int see_lost(const struct fd_view *v, char **path, struct err *err)
+{
+	size_t len = strlen(*path), tail = strlen(DELETED);
+
+	if (v->st.st_nlink == 0 && !S_ISREG(v->st.st_mode))
+		return err_set(err, EOPNOTSUPP, "%s was removed and is no regular file: not handled yet", *path);
+	if (v->st.st_nlink > 0 && find_brother(path, &v->st))
+		return 0;
+	if (v->st.st_nlink > 0)
+		return err_set(err, EOPNOTSUPP, "%s was removed or is hidden, and has another name (%lu links)", *path,
 			       (unsigned long)v->st.st_nlink);
-	if (len > tail && strcmp(path + len - tail, DELETED) == 0)
-		path[len - tail] = '\0';
+	if (len > tail && strcmp(*path + len - tail, DELETED) == 0)
+		(*path)[len - tail] = '\0';
 	ghost_see(v);
 	return 0;
 }
@@ -86,7 +113,7 @@ static int reg_see(const struct fd_view *v, void *state, struct err *err)
 	int r = 0;
 
 	if (!same_file(path, &v->st))
-		r = see_lost(v, path, err);
+		r = see_lost(v, &path, err);
 	if (r < 0)
 		return r;
 	*(struct reg *)state = (struct reg){

@@ -41,15 +41,18 @@ struct sigframe {
 	uint8_t info[128];
 };
 
-static bool is_sigreturn(const uint8_t *b)
+/* Where the sigreturn begins whose last byte is the k-th; SIZE_MAX: there is none. */
+static size_t sigreturn_to(const uint8_t *b, size_t k)
 {
 	static const uint8_t long_form[] = { 0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05 };
 	static const uint8_t short_form[] = { 0xb8, 15, 0, 0, 0, 0x0f, 0x05 };
 
-	return memcmp(b, long_form, sizeof(long_form)) == 0 || memcmp(b, short_form, sizeof(short_form)) == 0;
+	if (k >= 8 && memcmp(b + k - 8, long_form, sizeof(long_form)) == 0)
+		return k - 8;
+	return k >= 6 && memcmp(b + k - 6, short_form, sizeof(short_form)) == 0 ? k - 6 : SIZE_MAX;
 }
 
-/* Looks through one executable mapping, a piece at a time. */
+/* Looks through one executable mapping, a piece at a time; pieces overlap by what may begin in one and end in the next. */
 static void search(pid_t pid, const struct proc_map *m, struct gadgets *g)
 {
 	enum { PIECE = 256 * 1024, TAIL = 9 };
@@ -59,19 +62,18 @@ static void search(pid_t pid, const struct proc_map *m, struct gadgets *g)
 		size_t want = m->end - at < PIECE + TAIL ? m->end - at : PIECE + TAIL;
 		struct iovec here = { buf, want }, there = { (void *)(uintptr_t)at, want };
 		ssize_t got = process_vm_readv(pid, &here, 1, &there, 1, 0);
-		const uint8_t *p = buf, *last = buf + (got > TAIL ? got - TAIL : 0);
+		const uint8_t *p = buf, *last = buf + (got > 0 ? got : 0);
 
 		while (p < last && (p = memchr(p, 0x05, (size_t)(last - p))) != NULL) {
-			size_t k = (size_t)(p - buf);
+			size_t k = (size_t)(p++ - buf), start;
 
-			p++;
 			if (k < 1 || buf[k - 1] != 0x0f)
 				continue;
 			if (!g->syscall)
 				g->syscall = at + k - 1;
-			for (size_t back = 6; back <= 8 && back <= k && !g->sigreturn; back += 2)
-				if (is_sigreturn(buf + k - back))
-					g->sigreturn = at + k - back;
+			start = sigreturn_to(buf, k);
+			if (!g->sigreturn && start != SIZE_MAX)
+				g->sigreturn = at + start;
 		}
 	}
 }

@@ -20,7 +20,6 @@
 
 #define PAGE            4096u
 #define TASK_END        0x7ffffffff000ull       /* four-level page tables */
-#define LOWEST          0x10000ull              /* vm.mmap_min_addr */
 #define LEADER_DATA     (192u * 1024)
 #define LEADER_OPS      (192u * 1024)
 #define LEADER_AREA     (LEADER_DATA + LEADER_OPS + PAGE)
@@ -47,6 +46,8 @@ int vdso_find(const struct proc_maps *maps, struct vdso *ret_vdso, struct err *e
 			continue;
 		if (v.parts == VDSO_PARTS_MAX)
 			return err_set(err, EBADMSG, "the vdso has over %u parts", VDSO_PARTS_MAX);
+		if (v.parts > 0 && v.part[v.parts - 1].start + v.part[v.parts - 1].len_bytes != m->start)
+			return err_set(err, EBADMSG, "the vdso is torn apart at %#llx", (unsigned long long)m->start);
 		v.part[v.parts++] = (struct vdso_part){ m->start, m->end - m->start, is_code };
 		code |= is_code;
 	}
@@ -83,13 +84,15 @@ int blob_find_place(const struct taddr_range *ranges, size_t count, unsigned int
 		taddr hit = 0;
 
 		for (size_t i = 0; i < count; i++)
-			if (ranges[i].start < at + len + hop_bytes + margin && ranges[i].end + margin > at &&
+			if (ranges[i].start < at + len + hop_bytes + margin && ranges[i].end > at - margin &&
 			    ranges[i].end > hit)
 				hit = ranges[i].end;
 		if (hit == 0) {
 			*ret_place = (struct blob_place){ .at = at, .len_bytes = len, .hop = at + len + PAGE };
 			return 0;
 		}
+		if (hit > TASK_END)
+			break;
 		at = (hit + margin + 0xffff) & ~0xffffull;
 	}
 	return err_set(err, ENOMEM, "no room of %llu bytes is free in all tasks", (unsigned long long)len);

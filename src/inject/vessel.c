@@ -131,6 +131,14 @@ static int write_task(pid_t pid, taddr at, const void *from, size_t len_bytes, s
 	return 0;
 }
 
+/* The interpreter's own breakpoint, not a SIGTRAP that somebody sent. */
+static bool is_breakpoint(pid_t tid)
+{
+	siginfo_t info;
+
+	return ptrace(PTRACE_GETSIGINFO, tid, NULL, &info) == 0 && info.si_code == SI_KERNEL;
+}
+
 /* Waits for a certain stop and passes over the others; signals that reach a vessel are dropped. */
 static int wait_for(pid_t tid, int signal, int request, struct err *err)
 {
@@ -141,7 +149,7 @@ static int wait_for(pid_t tid, int signal, int request, struct err *err)
 		r = ptrace_wait(tid, &stop, NULL, err);
 		if (r < 0)
 			return r;
-		if (stop.signal == signal && stop.event == 0)
+		if (stop.signal == signal && stop.event == 0 && (signal != SIGTRAP || is_breakpoint(tid)))
 			return 0;
 		if (stop.signal == SIGSEGV || stop.signal == SIGBUS || stop.signal == SIGILL || stop.signal == SIGSYS)
 			return err_set(err, EFAULT, "vessel %d crashed with signal %d", tid, stop.signal);
@@ -460,11 +468,28 @@ int vessel_leave(struct vessel *v, struct err *err)
 	return r;
 }
 
-void vessel_kill(pid_t pid)
+static void reap(pid_t tid)
 {
 	int status;
+	pid_t got;
 
-	if (kill(pid, SIGKILL) == 0)
-		while (waitpid(pid, &status, __WALL) < 0 && errno == EINTR)
-			;
+	do
+		got = waitpid(tid, &status, __WALL);
+	while ((got < 0 && errno == EINTR) || (got > 0 && WIFSTOPPED(status)));
+}
+
+/* A leader can't be reaped before its threads, and those are ours to reap: they are traced. */
+void vessel_kill(pid_t pid)
+{
+	struct proc_ids tids = { 0 };
+	struct err err;
+	bool listed = proc_threads(pid, &tids, &err) == 0;
+
+	if (kill(pid, SIGKILL) == 0) {
+		for (size_t i = 0; listed && i < tids.len; i++)
+			if (tids.at[i] != pid)
+				reap(tids.at[i]);
+		reap(pid);
+	}
+	vec_free(&tids);
 }

@@ -44,23 +44,28 @@ struct sigframe {
 	uint8_t info[128];
 };
 
-static bool is_sigreturn(const uint8_t *b)
+/* Where the sigreturn begins whose last byte is the k-th; SIZE_MAX: there is none. */
+static size_t sigreturn_to(const uint8_t *b, size_t k)
 {
 	static const uint8_t long_form[] = { 0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05 };
 	static const uint8_t short_form[] = { 0xb8, 15, 0, 0, 0, 0x0f, 0x05 };
 
-	return memcmp(b, long_form, sizeof(long_form)) == 0 || memcmp(b, short_form, sizeof(short_form)) == 0;
+	if (k >= 8 && memcmp(b + k - 8, long_form, sizeof(long_form)) == 0)
+		return k - 8;
+	return k >= 6 && memcmp(b + k - 6, short_form, sizeof(short_form)) == 0 ? k - 6 : SIZE_MAX;
 }
 
 static void note_syscall(struct gadgets *g, const uint8_t *code, size_t k, taddr base)
 {
+	size_t start;
+
 	if (k < 1 || code[k - 1] != 0x0f)
 		return;
 	if (!g->syscall)
 		g->syscall = base + k - 1;
-	for (size_t back = 6; back <= 8 && back <= k && !g->sigreturn; back += 2)
-		if (is_sigreturn(code + k - back))
-			g->sigreturn = base + k - back;
+	start = sigreturn_to(code, k);
+	if (!g->sigreturn && start != SIZE_MAX)
+		g->sigreturn = base + start;
 }
 
 static bool has_all(const struct gadgets *g, bool chain)
@@ -68,7 +73,7 @@ static bool has_all(const struct gadgets *g, bool chain)
 	return g->syscall && g->sigreturn && (!chain || chain_is_complete(&g->chain));
 }
 
-/* Looks through one executable mapping, a piece at a time. */
+/* Looks through one executable mapping, a piece at a time; pieces overlap by what may begin in one and end in the next. */
 static void search(pid_t pid, const struct proc_map *m, bool chain, struct gadgets *g)
 {
 	enum { PIECE = 256 * 1024, TAIL = 9 };
@@ -78,7 +83,7 @@ static void search(pid_t pid, const struct proc_map *m, bool chain, struct gadge
 		size_t want = m->end - at < PIECE + TAIL ? m->end - at : PIECE + TAIL;
 		struct iovec here = { buf, want }, there = { (void *)(uintptr_t)at, want };
 		ssize_t got = process_vm_readv(pid, &here, 1, &there, 1, 0);
-		const uint8_t *last = buf + (got > TAIL ? got - TAIL : 0);
+		const uint8_t *last = buf + (got > 0 ? got : 0);
 
 		for (const uint8_t *p = buf; p < last && (p = memchr(p, 0x05, (size_t)(last - p))); p++)
 			note_syscall(g, buf, (size_t)(p - buf), at);
@@ -127,7 +132,7 @@ bool gadgets_moved(pid_t pid, const struct gadgets *from, uint64_t shift, struct
 	for (size_t i = 0, k = 0; i < ARRAY_LEN(at); i++) {
 		if (!*at[i])
 			continue;
-		if (at[i] == &g.sigreturn ? !is_sigreturn(code[k]) : code[k][0] == 0)
+		if (at[i] == &g.sigreturn && sigreturn_to(code[k], 8) != 0 && sigreturn_to(code[k], 6) != 0)
 			return false;
 		for (size_t ret = 1; ret < 4; ret++)
 			if (code[k][ret] == 0xc3)

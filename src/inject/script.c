@@ -32,9 +32,13 @@ static size_t ops_bytes(size_t ops)
 	return sizeof(struct op_header) + ops * sizeof(struct op);
 }
 
+/* Sizes may come from far away: nothing is added to them. */
 bool script_fits(const struct script *s, size_t ops, size_t data_bytes)
 {
-	return ops_bytes(s->ops.len + ops) <= s->ops_max && s->data.len + data_bytes + 16 <= s->data_max;
+	size_t ops_room = (s->ops_max - ops_bytes(s->ops.len)) / sizeof(struct op);
+	size_t data_room = s->data_max - s->data.len;
+
+	return ops <= ops_room && data_room >= 16 && data_bytes <= data_room - 16;
 }
 
 taddr script_data(struct script *s, const void *bytes, size_t len_bytes)

@@ -21,7 +21,6 @@
 
 #define PAGE            4096u
 #define TASK_END        0x7ffffffff000ull       /* four-level page tables */
-#define LOWEST          0x10000ull              /* vm.mmap_min_addr */
 #define LEADER_DATA     (192u * 1024)
 #define LEADER_OPS      (192u * 1024)
 #define LEADER_AREA     (LEADER_DATA + LEADER_OPS + PAGE)
@@ -48,6 +47,8 @@ int vdso_find(const struct proc_maps *maps, struct vdso *ret_vdso, struct err *e
 			continue;
 		if (v.parts == VDSO_PARTS_MAX)
 			return err_set(err, EBADMSG, "the vdso has over %u parts", VDSO_PARTS_MAX);
+		if (v.parts > 0 && v.part[v.parts - 1].start + v.part[v.parts - 1].len_bytes != m->start)
+			return err_set(err, EBADMSG, "the vdso is torn apart at %#llx", (unsigned long long)m->start);
 		v.part[v.parts++] = (struct vdso_part){ m->start, m->end - m->start, is_code };
 		code |= is_code;
 	}
@@ -84,13 +85,15 @@ int blob_find_place(const struct taddr_range *ranges, size_t count, unsigned int
 		taddr hit = 0;
 
 		for (size_t i = 0; i < count; i++)
-			if (ranges[i].start < at + len + hop_bytes + margin && ranges[i].end + margin > at &&
+			if (ranges[i].start < at + len + hop_bytes + margin && ranges[i].end > at - margin &&
 			    ranges[i].end > hit)
 				hit = ranges[i].end;
 		if (hit == 0) {
 			*ret_place = (struct blob_place){ .at = at, .len_bytes = len, .hop = at + len + PAGE };
 			return 0;
 		}
+		if (hit > TASK_END)
+			break;
 		at = (hit + margin + 0xffff) & ~0xffffull;
 	}
 	return err_set(err, ENOMEM, "no room of %llu bytes is free in all tasks", (unsigned long long)len);
@@ -129,6 +132,14 @@ static int write_task(pid_t pid, taddr at, const void *from, size_t len_bytes, s
 	return 0;
 }
 
+/* The interpreter's own breakpoint, not a SIGTRAP that somebody sent. */
+static bool is_breakpoint(pid_t tid)
+{
+	siginfo_t info;
+
+	return ptrace(PTRACE_GETSIGINFO, tid, NULL, &info) == 0 && info.si_code == SI_KERNEL;
+}
+
 /* Waits for a certain stop and passes over the others; signals that reach a vessel are dropped. */
 static int wait_for(pid_t tid, int signal, int request, struct err *err)
 {
@@ -139,7 +150,7 @@ static int wait_for(pid_t tid, int signal, int request, struct err *err)
 		r = ptrace_wait(tid, &stop, NULL, err);
 		if (r < 0)
 			return r;
-		if (stop.signal == signal && stop.event == 0)
+		if (stop.signal == signal && stop.event == 0 && (signal != SIGTRAP || is_breakpoint(tid)))
 			return 0;
 		if (stop.signal == SIGSEGV || stop.signal == SIGBUS || stop.signal == SIGILL || stop.signal == SIGSYS)
 			return err_set(err, EFAULT, "vessel %d crashed with signal %d", tid, stop.signal);
@@ -470,23 +481,25 @@ int vessel_leave(struct vessel *v, struct err *err)
 static void reap(pid_t tid)
 {
 	int status;
+	pid_t got;
 
-	while (waitpid(tid, &status, __WALL) < 0 && errno == EINTR)
-		;
+	do
+		got = waitpid(tid, &status, __WALL);
+	while ((got < 0 && errno == EINTR) || (got > 0 && WIFSTOPPED(status)));
 }
 
-/* A dead thread is its tracer's to reap, and the leader is the last that can be: waiting for it alone never ends. */
+/* A leader can't be reaped before its threads, and those are ours to reap: they are traced. */
 void vessel_kill(pid_t pid)
 {
 	struct proc_ids tids = { 0 };
-	struct err ignored;
+	struct err err;
+	bool listed = proc_threads(pid, &tids, &err) == 0;
 
-	if (kill(pid, SIGKILL) < 0)
-		return;
-	if (proc_threads(pid, &tids, &ignored) >= 0)
-		for (size_t i = 0; i < tids.len; i++)
+	if (kill(pid, SIGKILL) == 0) {
+		for (size_t i = 0; listed && i < tids.len; i++)
 			if (tids.at[i] != pid)
 				reap(tids.at[i]);
+		reap(pid);
+	}
 	vec_free(&tids);
-	reap(pid);
 }

@@ -91,5 +91,5 @@ int vessel_call(struct vessel *v, uint64_t nr, const uint64_t arg[6], int64_t *r
 /* Unmaps the blob.  After this only registers can be set. */
 int vessel_leave(struct vessel *v, struct err *err);
 
-/* Kills and, where it is our child, reaps. */
+/* Kills and reaps it, with its threads. */
 void vessel_kill(pid_t pid);

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 
 #include "base/log.h"
@@ -13,53 +14,22 @@
 
 #define USER_CS 0x33u                   /* 64-bit code */
 
-/* Is the task or thread in our own one?  What our kernel has not is not there for both; one for children that has none yet just is not ours. */
-static int check_namespace(pid_t tid, const char *name, const char *own_name, struct err *err)
-{
-	dev_t dev = 0, own_dev = 0;
-	ino_t ino = 0, own_ino = 0;
-	int r = proc_ns_id(tid, name, &dev, &ino, err);
-
-	if (r == 0 || r == -ENOENT)
-		r = proc_ns_id(getpid(), own_name, &own_dev, &own_ino, err);
-	if (r < 0 && r != -ENOENT)
-		return r;
-	if (dev != own_dev || ino != own_ino)
-		return err_set(err, EOPNOTSUPP, "it is in another %s namespace than we: not handled yet", name);
-	return 0;
-}
-
-static int check_namespaces(pid_t pid, struct err *err)
-{
-	static const char *const names[][2] = {
-		{ "pid", "pid" }, { "pid_for_children", "pid" }, { "mnt", "mnt" }, { "net", "net" }, { "ipc", "ipc" },
-		{ "uts", "uts" }, { "user", "user" }, { "cgroup", "cgroup" }, { "time", "time" },
-		{ "time_for_children", "time" },
-	};
-	int r = 0;
-
-	for (size_t i = 0; r == 0 && i < ARRAY_LEN(names); i++)
-		r = check_namespace(pid, names[i][0], names[i][1], err);
-	return r;
-}
-
 /* What would be lost without a word must not be dumped. */
-static int check_task(const struct seen_task *seen, const struct task *t, struct err *err)
+static int check_task(struct seeing *s, const struct seen_task *seen, const struct task *t, struct err *err)
 {
 	if (seen->status.kthread)
 		return err_set(err, EINVAL, "it is a kernel thread");
 	if (seen->status.seccomp != 0)
 		return err_set(err, EOPNOTSUPP, "it has a seccomp filter: not handled yet");
-	return check_namespaces(t->pid, err);
+	return see_namespaces(s, t->pid, false, err);
 }
 
 /* Threads may each have namespaces, descriptors and directories of their own; the images have one of each a task. */
-static int check_thread(pid_t pid, pid_t tid, struct err *err)
+static int check_thread(struct seeing *s, pid_t pid, pid_t tid, struct err *err)
 {
 	static const struct { enum sys_kcmp what; const char *name; } shared[] = {
 		{ SYS_KCMP_FILES, "descriptor table" }, { SYS_KCMP_FS, "working directory" },
 	};
-	static const char *const names[] = { "mnt", "net", "ipc", "uts", "pid_for_children" };
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < ARRAY_LEN(shared); i++) {
@@ -67,9 +37,7 @@ static int check_thread(pid_t pid, pid_t tid, struct err *err)
 		if (r > 0)
 			return err_set(err, EOPNOTSUPP, "it has a %s of its own: not handled yet", shared[i].name);
 	}
-	for (size_t i = 0; r == 0 && i < ARRAY_LEN(names); i++)
-		r = check_namespace(tid, names[i], i < 4 ? names[i] : "pid", err);
-	return r;
+	return r < 0 ? r : see_namespaces(s, tid, true, err);
 }
 
 static int check_sharing(struct seeing *s, const struct task *t, struct err *err)
@@ -87,7 +55,7 @@ static int check_sharing(struct seeing *s, const struct task *t, struct err *err
 	return r;
 }
 
-static int see_thread_outside(struct seen_task *seen, struct task *t, pid_t tid, struct err *err)
+static int see_thread_outside(struct seeing *s, struct seen_task *seen, struct task *t, pid_t tid, struct err *err)
 {
 	struct subject *subject = vec_add(&seen->subjects);
 	int r = subject_see(tid, subject, err);
@@ -98,7 +66,7 @@ static int see_thread_outside(struct seen_task *seen, struct task *t, pid_t tid,
 	if (subject->seen.cs != USER_CS)
 		return err_set(err, EOPNOTSUPP, "it runs 32-bit code: not handled yet");
 	vec_add(&t->threads)->tid = tid;
-	return tid == t->pid ? 0 : check_thread(t->pid, tid, err);
+	return tid == t->pid ? 0 : check_thread(s, t->pid, tid, err);
 }
 
 static int run_kinds(const struct task_view *v, struct subject *s, size_t index, struct task *t, struct err *err)
@@ -143,15 +111,46 @@ static int see_thread(struct seen_task *seen, size_t index, struct task *t, stru
 
 /* ---- questions: all frames are laid first, then the whole tree is asked at once ---- */
 
-static int open_task(struct seen_task *seen, const struct task *t, struct err *err)
+/* The mapping of a libc's code that was looked through for another task; NULL: this one has another. */
+static const struct proc_map *find_known_libc(const struct known_libc *known, const struct proc_maps *maps)
+{
+	for (size_t i = 0; known->ino && i < maps->len; i++) {
+		const struct proc_map *m = &maps->at[i];
+
+		if (m->ino == known->ino && m->dev == known->dev && m->pgoff_bytes == known->pgoff && m->prot & PROT_EXEC)
+			return m;
+	}
+	return NULL;
+}
+
+static int find_gadgets(struct seeing *s, const struct seen_task *seen, pid_t pid, struct gadgets *ret_gadgets,
+			struct err *err)
+{
+	struct known_libc *known = &s->libc;
+	const struct proc_map *m = find_known_libc(known, &seen->maps);
+	int r;
+
+	if (m && gadgets_moved(pid, &known->gadgets, m->start - known->start, ret_gadgets))
+		return 0;
+	r = gadgets_find(pid, &seen->maps, ret_gadgets, err);
+	m = r == 0 ? proc_maps_find(&seen->maps, ret_gadgets->sigreturn) : NULL;
+	if (m)
+		*known = (struct known_libc){ m->dev, m->ino, m->start, m->pgoff_bytes, *ret_gadgets };
+	return r;
+}
+
+static int open_task(struct seeing *s, struct seen_task *seen, const struct task *t, struct err *err)
 {
 	struct gadgets gadgets;
-	int r = gadgets_find(t->pid, &seen->maps, &gadgets, err);
+	int r = find_gadgets(s, seen, t->pid, &gadgets, err);
 
 	if (r == -ENOENT) {
 		log_warn("%s: some of its state can't be asked", err->text);
 		return 0;
 	}
+	if (t->state != TASK_STOPPED)   /* one that job control holds is asked by single calls */
+		gadgets.signal = gadgets_choose_signal(&gadgets, seen->status.sig_cgt,
+						       seen->status.sig_pnd | seen->status.shd_pnd);
 	for (size_t i = 0; r == 0 && i < seen->subjects.len; i++) {
 		r = subject_open(&seen->subjects.at[i], &gadgets, &seen->maps, (unsigned int)i, err);
 		if (r == -ENOSPC) {
@@ -175,7 +174,7 @@ static int ask_tree(struct seeing *s, struct err *err)
 		LOG_SCOPE("task %d (%s)", t->pid, seen->stat.comm);
 		if (t->state == TASK_ZOMBIE)
 			continue;
-		r = open_task(seen, t, err);
+		r = open_task(s, seen, t, err);
 		for (size_t k = 0; r == 0 && k < seen->subjects.len; k++) {
 			if (!seen->subjects.at[k].open)
 				continue;
@@ -246,13 +245,13 @@ static int see_outside(struct seeing *s, size_t index, struct task *t, struct er
 	int r = proc_status(t->pid, 0, &seen->status, err);
 
 	if (r == 0)
-		r = check_task(seen, t, err);
+		r = check_task(s, seen, t, err);
 	if (r == 0)
 		r = check_sharing(s, t, err);
 	if (r >= 0)
 		r = see_maps(s, seen, t->pid, err);
 	for (size_t i = 0; r >= 0 && i < frozen->tids.len; i++)
-		r = see_thread_outside(seen, t, frozen->tids.at[i], err);
+		r = see_thread_outside(s, seen, t, frozen->tids.at[i], err);
 	t->umask = seen->status.umask;
 	return r < 0 ? r : 0;
 }

@@ -35,6 +35,12 @@ struct seen_task {
 	VEC(struct subject) subjects;   /* as task->threads */
 };
 
+struct ns_id { dev_t dev; ino_t ino; };
+#define OWN_NS_COUNT 10                 /* links looked at, see_ns.c */
+
+/* Where the code for questions is in a libc that was looked through before: most tasks of a tree have the same. */
+struct known_libc { dev_t dev; ino_t ino; taddr start; uint64_t pgoff; struct gadgets gadgets; };
+
 struct seeing {
 	struct snapshot *snapshot;
 	const struct frozen_tree *tree;
@@ -44,6 +50,9 @@ struct seeing {
 	struct kcmp_set memories, tables, dirs; /* tasks by address space, descriptor table, working directory */
 	struct sock_diag socks;
 	bool have_socks, shell_job;
+	struct ns_id own_ns[OWN_NS_COUNT];
+	bool own_ns_known;
+	struct known_libc libc;
 	bool forked_since;              /* a task is new since the look: what it shares with others is not known */
 };
 
@@ -51,6 +60,7 @@ int see_tree(struct seeing *s, struct err *err);
 void seeing_free(struct seeing *s);
 
 /* Parts of see_task, each in its file. */
+int see_namespaces(struct seeing *s, pid_t tid, bool is_thread, struct err *err);
 int see_mm(struct seeing *s, struct seen_task *seen, struct task *t, struct err *err);
 int see_files(struct seeing *s, size_t index, struct task *t, struct err *err);
 /* exe, cwd, root ("exe" ... of /proc/PID) and mappings: the id of a file by path. */

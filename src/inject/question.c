@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <assert.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -16,6 +17,7 @@
 #include "kernel/sys.h"
 
 #define PAGE                    4096u
+#define GADGET_BYTES            9u              /* the longest: a sigreturn */
 #define RED_ZONE                128u
 #define ROOM_BELOW              8192u           /* what must be free below the stack pointer */
 #define SLOT_BYTES              (16u * 1024)    /* frames in the main stack lie this far apart */
@@ -50,30 +52,38 @@ static bool is_sigreturn(const uint8_t *b)
 	return memcmp(b, long_form, sizeof(long_form)) == 0 || memcmp(b, short_form, sizeof(short_form)) == 0;
 }
 
+static void note_syscall(struct gadgets *g, const uint8_t *code, size_t k, taddr base)
+{
+	if (k < 1 || code[k - 1] != 0x0f)
+		return;
+	if (!g->syscall)
+		g->syscall = base + k - 1;
+	for (size_t back = 6; back <= 8 && back <= k && !g->sigreturn; back += 2)
+		if (is_sigreturn(code + k - back))
+			g->sigreturn = base + k - back;
+}
+
+static bool has_all(const struct gadgets *g, bool chain)
+{
+	return g->syscall && g->sigreturn && (!chain || chain_is_complete(&g->chain));
+}
+
 /* Looks through one executable mapping, a piece at a time. */
-static void search(pid_t pid, const struct proc_map *m, struct gadgets *g)
+static void search(pid_t pid, const struct proc_map *m, bool chain, struct gadgets *g)
 {
 	enum { PIECE = 256 * 1024, TAIL = 9 };
 	own_free uint8_t *buf = mem_new(PIECE + TAIL);
 
-	for (taddr at = m->start; at < m->end && !(g->syscall && g->sigreturn); at += PIECE) {
+	for (taddr at = m->start; at < m->end && !has_all(g, chain); at += PIECE) {
 		size_t want = m->end - at < PIECE + TAIL ? m->end - at : PIECE + TAIL;
 		struct iovec here = { buf, want }, there = { (void *)(uintptr_t)at, want };
 		ssize_t got = process_vm_readv(pid, &here, 1, &there, 1, 0);
-		const uint8_t *p = buf, *last = buf + (got > TAIL ? got - TAIL : 0);
+		const uint8_t *last = buf + (got > TAIL ? got - TAIL : 0);
 
-		while (p < last && (p = memchr(p, 0x05, (size_t)(last - p))) != NULL) {
-			size_t k = (size_t)(p - buf);
-
-			p++;
-			if (k < 1 || buf[k - 1] != 0x0f)
-				continue;
-			if (!g->syscall)
-				g->syscall = at + k - 1;
-			for (size_t back = 6; back <= 8 && back <= k && !g->sigreturn; back += 2)
-				if (is_sigreturn(buf + k - back))
-					g->sigreturn = at + k - back;
-		}
+		for (const uint8_t *p = buf; p < last && (p = memchr(p, 0x05, (size_t)(last - p))); p++)
+			note_syscall(g, buf, (size_t)(p - buf), at);
+		for (const uint8_t *p = buf; chain && p < last && (p = memchr(p, 0xc3, (size_t)(last - p))); p++)
+			chain_note_gadget(&g->chain, buf, (size_t)(p - buf), at);
 	}
 }
 
@@ -81,19 +91,65 @@ int gadgets_find(pid_t pid, const struct proc_maps *maps, struct gadgets *ret_ga
 {
 	struct gadgets g = { 0 };
 
-	/* libc is the likeliest place: look there first */
+	/* libc is the likeliest place: look there first, and nowhere else for chains */
 	for (int round = 0; round < 2; round++)
-		for (size_t i = 0; i < maps->len && !(g.syscall && g.sigreturn); i++) {
+		for (size_t i = 0; i < maps->len && !has_all(&g, round == 0); i++) {
 			const struct proc_map *m = &maps->at[i];
 			bool libc = strstr(m->name, "/libc.so") || strstr(m->name, "/libc-") || strstr(m->name, "/ld-musl");
 
 			if ((m->prot & (PROT_EXEC | PROT_READ)) == (PROT_EXEC | PROT_READ) && libc == (round == 0) &&
 			    strcmp(m->name, "[vsyscall]") != 0)
-				search(pid, m, &g);
+				search(pid, m, round == 0, &g);
 		}
 	if (!g.syscall || !g.sigreturn)
 		return err_set(err, ENOENT, "the program has no rt_sigreturn in its code");
 	*ret_gadgets = g;
+	return 0;
+}
+
+/* The bytes at each address must be what they were where they were found: text can be changed. */
+bool gadgets_moved(pid_t pid, const struct gadgets *from, uint64_t shift, struct gadgets *ret_gadgets)
+{
+	struct gadgets g = *from, again = { 0 };
+	taddr *const at[] = { &g.syscall, &g.sigreturn, &g.chain.pop_rax, &g.chain.pop_rdi, &g.chain.pop_rsi, &g.chain.pop_rdx,
+			      &g.chain.store_rdi, &g.chain.store_rdx, &g.chain.syscall };
+	uint8_t code[ARRAY_LEN(at)][GADGET_BYTES];
+	struct iovec here = { code, sizeof(code) }, there[ARRAY_LEN(at)];
+	size_t n = 0;
+
+	for (size_t i = 0; i < ARRAY_LEN(at); i++)
+		if (*at[i]) {
+			*at[i] += shift;
+			there[n++] = (struct iovec){ (void *)(uintptr_t)*at[i], GADGET_BYTES };
+		}
+	if (process_vm_readv(pid, &here, 1, there, n, 0) != (ssize_t)(n * GADGET_BYTES))
+		return false;
+	for (size_t i = 0, k = 0; i < ARRAY_LEN(at); i++) {
+		if (!*at[i])
+			continue;
+		if (at[i] == &g.sigreturn ? !is_sigreturn(code[k]) : code[k][0] == 0)
+			return false;
+		for (size_t ret = 1; ret < 4; ret++)
+			if (code[k][ret] == 0xc3)
+				chain_note_gadget(&again.chain, code[k], ret, *at[i]);
+		k++;
+	}
+	again.syscall = code[0][0] == 0x0f && code[0][1] == 0x05 ? g.syscall : 0;
+	if (again.syscall != g.syscall || (chain_is_complete(&g.chain) && !chain_is_complete(&again.chain)))
+		return false;
+	g.chain = again.chain;
+	*ret_gadgets = g;
+	return true;
+}
+
+/* Ignored by default: nothing happens when such a signal comes and nobody traces. */
+int gadgets_choose_signal(const struct gadgets *g, uint64_t caught, uint64_t pending)
+{
+	static const int signals[] = { SIGWINCH, SIGURG };
+
+	for (size_t i = 0; chain_is_complete(&g->chain) && i < ARRAY_LEN(signals); i++)
+		if (!((caught | pending) >> (signals[i] - 1) & 1))
+			return signals[i];
 	return 0;
 }
 
@@ -260,7 +316,7 @@ static int find_room(const struct subject *s, const struct proc_maps *maps, unsi
 		     struct err *err)
 {
 	const struct proc_map *m = map_of(maps, s->seen.rsp - 1);
-	size_t need = frame_bytes(s) + QUESTION_OUT_BYTES;
+	size_t need = frame_bytes(s) + CHAIN_BYTES + QUESTION_OUT_BYTES;
 
 	if (m && own_stack(s, maps, m) && (m->prot & PROT_WRITE) &&
 	    s->seen.rsp - m->start >= RED_ZONE + need + ROOM_BELOW) {
@@ -334,7 +390,7 @@ static int lay_frame(struct subject *s, taddr top, struct err *err)
 	int r;
 
 	s->frame = ((fpstate - sizeof(struct sigframe)) & ~15ull) - 8;
-	s->out = (s->frame - QUESTION_OUT_BYTES) & ~15ull;
+	s->out = (s->frame - CHAIN_BYTES - QUESTION_OUT_BYTES) & ~15ull;
 	r = save_bytes(s, s->out, top, err);
 	if (r < 0)
 		return r;
@@ -365,7 +421,7 @@ int subject_open(struct subject *s, const struct gadgets *g, const struct proc_m
 	if (r < 0)
 		return r;
 	s->open = true;
-	return ptrace_set_sigmask(s->tid, ~0ull, err);
+	return ptrace_set_sigmask(s->tid, g->signal ? ~(1ull << (g->signal - 1)) : ~0ull, err);
 }
 
 /* Resumes to the next system call stop.  Only SIGSTOP can come in between. */
@@ -401,6 +457,13 @@ static int put_in_place(const struct question *q, struct err *err)
 /* The sigreturn of the question before, or of the frame itself: its entry is where the next one goes. */
 static int start(struct subject *s, struct err *err)
 {
+	if (s->after_chain) {
+		int r = ptrace_set_regs(s->tid, &s->heal, err);
+
+		if (r < 0)
+			return r;
+		s->after_chain = false;
+	}
 	return ptrace_go(PTRACE_SYSCALL, s->tid, 0, err);
 }
 
@@ -429,48 +492,124 @@ int question_ask(struct question *q, size_t count, struct err *err)
 	return r;
 }
 
-#define SLOT sizeof(((struct answer *)NULL)->out)
+/* ---- ahead of time ---- */
 
-/* Each question wrote into a slot of its own: one read brings all of a subject's. */
-static int collect_written(struct subject *s, size_t n, struct err *err)
+static void keep(struct subject *s, const struct standing_question *q, int64_t value, const void *written)
 {
-	uint8_t out[QUESTION_OUT_BYTES];
-	int r = sys_read_memory(s->tid, s->out, out, n * SLOT, err);
+	struct answer *a = &s->kept[s->kept_len++];
 
-	for (size_t k = 0; r == 0 && k < n; k++)
-		memcpy(s->kept[s->kept_len - n + k].out, out + k * SLOT, SLOT);
+	*a = (struct answer){ .nr = q->nr, .arg0 = q->arg[0], .value = value };
+	if (written)
+		memcpy(a->out, written, sizeof(a->out));
+}
+
+static void make_room(struct subject *s, size_t n)
+{
+	struct answer *kept = mem_new((s->kept_len + n) * sizeof(*kept));
+
+	if (s->kept_len > 0)
+		memcpy(kept, s->kept, s->kept_len * sizeof(*kept));
+	free(s->kept);
+	s->kept = kept;
+}
+
+static int start_chain(struct subject *s, const struct standing_question *q, size_t n, struct err *err)
+{
+	uint8_t buf[QUESTION_OUT_BYTES + CHAIN_BYTES + 64];
+	struct user_regs_struct regs = s->heal;
+	int r;
+
+	regs.rsp = chain_lay(&s->gadgets.chain, q, n, s->tid, s->gadgets.signal, s->out, s->frame, buf);
+	regs.rip = s->gadgets.chain.pop_rax + 1;        /* its ret */
+	r = sys_write_memory(s->tid, s->out, buf, s->frame + 8 - s->out, err);
+	if (r == 0)
+		r = ptrace_set_regs(s->tid, &regs, err);
+	return r < 0 ? r : ptrace_go(PTRACE_CONT, s->tid, 0, err);
+}
+
+/* Stops other than the chain's own, at its end, are passed over; a SIGSTOP is remembered. */
+static int finish_chain(struct subject *s, const struct standing_question *q, size_t n, struct err *err)
+{
+	uint8_t out[CHAIN_OUT_BYTES];
+	struct ptrace_stop stop;
+	uint64_t last;
+	int r;
+
+	for (;;) {
+		r = ptrace_wait(s->tid, &stop, NULL, err);
+		if (r < 0)
+			return r;
+		if (stop.event == 0 && stop.signal == s->gadgets.signal) {
+			r = sys_read_memory(s->tid, s->out, out, n * CHAIN_SLOT_BYTES, err);
+			if (r < 0)
+				return r;
+			memcpy(&last, out + (n - 1) * CHAIN_SLOT_BYTES, sizeof(last));
+			if (last != CHAIN_UNANSWERED)
+				break;
+		}
+		if (stop.signal == SIGSEGV || stop.signal == SIGBUS || stop.signal == SIGILL || stop.signal == SIGSYS)
+			return err_set(err, EFAULT, "thread %d met signal %d while it was asked", s->tid, stop.signal);
+		s->stopped |= stop.event == 0 && stop.signal == SIGSTOP;
+		r = ptrace_go(PTRACE_CONT, s->tid, 0, err);
+		if (r < 0)
+			return r;
+	}
+	s->after_chain = true;
+	for (size_t k = 0; k < n; k++) {
+		int64_t value;
+
+		memcpy(&value, out + k * CHAIN_SLOT_BYTES, sizeof(value));
+		keep(s, &q[k], value, out + k * CHAIN_SLOT_BYTES + 8);
+	}
+	return 0;
+}
+
+static int ask_by_chains(struct subject *const *subjects, size_t count, const struct standing_question *q, size_t n,
+			 struct err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < count; i++)
+		if (subjects[i]->gadgets.signal)
+			r = start_chain(subjects[i], q, n, err);
+	for (size_t i = 0; r == 0 && i < count; i++)
+		if (subjects[i]->gadgets.signal)
+			r = finish_chain(subjects[i], q, n, err);
 	return r;
 }
 
-int question_ask_ahead(struct subject *const *subjects, size_t count, const struct standing_question *standing, size_t n,
+static int ask_one_by_one(struct subject *s, const struct standing_question *standing, size_t n, struct err *err)
+{
+	int r = 0;
+
+	for (size_t k = 0; r == 0 && k < n; k++) {
+		struct question q = { .subject = s, .nr = standing[k].nr };
+		uint8_t written[sizeof(s->kept->out)] = { 0 };
+
+		memcpy(q.arg, standing[k].arg, sizeof(q.arg));
+		if (standing[k].out_arg > 0)
+			q.arg[standing[k].out_arg] = s->out;
+		r = question_ask(&q, 1, err);
+		if (r == 0 && standing[k].out_arg > 0 && q.answer >= 0)
+			r = sys_read_memory(s->tid, s->out, written, sizeof(written), err);
+		if (r == 0)
+			keep(s, &standing[k], q.answer, written);
+	}
+	return r;
+}
+
+int question_ask_ahead(struct subject *const *subjects, size_t count, const struct standing_question *q, size_t n,
 		       struct err *err)
 {
-	own_free struct question *q = mem_new(count * sizeof(*q));
-	int r = n * SLOT > QUESTION_OUT_BYTES ? err_set(err, E2BIG, "%zu questions", n) : 0;
+	int r = 0;
 
-	for (size_t i = 0; r == 0 && i < count; i++) {
-		struct subject *s = subjects[i];
-		struct answer *kept = mem_new((s->kept_len + n) * sizeof(*kept));
-
-		if (s->kept_len > 0)
-			memcpy(kept, s->kept, s->kept_len * sizeof(*kept));
-		free(s->kept);
-		s->kept = kept;
-	}
-	for (size_t k = 0; r == 0 && k < n; k++) {
-		for (size_t i = 0; i < count; i++) {
-			q[i] = (struct question){ .subject = subjects[i], .nr = standing[k].nr };
-			memcpy(q[i].arg, standing[k].arg, sizeof(q[i].arg));
-			if (standing[k].out_arg > 0)
-				q[i].arg[standing[k].out_arg] = subjects[i]->out + k * SLOT;
-		}
-		r = question_ask(q, count, err);
-		for (size_t i = 0; r == 0 && i < count; i++)
-			subjects[i]->kept[subjects[i]->kept_len++] = (struct answer){
-				.nr = standing[k].nr, .arg0 = standing[k].arg[0], .value = q[i].answer };
-	}
+	assert(n <= CHAIN_QUESTIONS_MAX);
+	for (size_t i = 0; i < count; i++)
+		make_room(subjects[i], n);
+	r = ask_by_chains(subjects, count, q, n, err);
 	for (size_t i = 0; r == 0 && i < count; i++)
-		r = collect_written(subjects[i], n, err);
+		if (!subjects[i]->gadgets.signal)
+			r = ask_one_by_one(subjects[i], q, n, err);
 	return r;
 }
 

@@ -28,19 +28,24 @@
 #include <sys/user.h>
 
 #include "base/err.h"
+#include "inject/chain.h"
 #include "inject/script.h"
 #include "kernel/proc_map.h"
 #include "kernel/ptrace.h"
 
 #define QUESTION_OUT_BYTES 1024u
+_Static_assert(CHAIN_OUT_BYTES <= QUESTION_OUT_BYTES, "a chain's answers fit");
 
 /* Two pieces of code that every program has, by which calls are made in it. */
 struct gadgets {
 	taddr syscall;          /* 0f 05 */
 	taddr sigreturn;        /* mov $15, %eax (or %rax); syscall */
+	struct chain_gadgets chain;
+	int signal;             /* which no handler of the program waits for, for chains; 0: none, questions go one by one */
 };
 
-/* ENOENT: the task has no such code (a static program without handlers). */
+/* ENOENT: the task has no such code (a static program without handlers).  Those for chains may be missing, and
+ * `signal` is the caller's to choose: gadgets_choose_signal(). */
 int gadgets_find(pid_t pid, const struct proc_maps *maps, struct gadgets *ret_gadgets, struct err *err);
 
 /* An answer that was asked for ahead of time: what the call returned, and what it wrote. */
@@ -49,6 +54,12 @@ struct answer {
 	int64_t value;
 	uint8_t out[32];
 };
+
+/* caught, pending: signal sets of the task.  0: none is free, or the program has no code for chains. */
+int gadgets_choose_signal(const struct gadgets *g, uint64_t caught, uint64_t pending);
+
+/* The same code in another task, where it lies `shift` bytes higher; false: other bytes are there. */
+bool gadgets_moved(pid_t pid, const struct gadgets *from, uint64_t shift, struct gadgets *ret_gadgets);
 
 struct subject {
 	pid_t tid;
@@ -66,6 +77,7 @@ struct subject {
 	uint8_t *saved;                         /* owned: the bytes that the frame covers */
 	size_t saved_len;
 	bool open, stopped;                     /* stopped: a SIGSTOP came meanwhile, to be sent again */
+	bool after_chain;                       /* it stands behind a chain, not before the frame */
 	struct answer *kept;                    /* owned */
 	size_t kept_len;
 	const struct answer *replay;            /* the kept one that was looked up last; NULL: a real one was asked */
@@ -93,7 +105,8 @@ struct question {
  * different threads overlap: many at once take half the time that one after another does. */
 int question_ask(struct question *q, size_t count, struct err *err);
 
-/* A question for everybody; out_arg says which argument is where the answer goes (0: none does). */
+/* A question for everybody; out_arg says which argument is where the answer goes (0: none does; 1 or none for those
+ * that go by chains, which have two arguments). */
 struct standing_question {
 	uint64_t nr, arg[6];
 	unsigned int out_arg;

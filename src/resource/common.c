@@ -50,7 +50,6 @@ const size_t thread_question_count = ARRAY_LEN(thread_questions);
 
 const struct standing_question task_questions[] = {
 	{ SYS_brk, { 0 }, 0 },
-	{ SYS_rt_sigaction, { SIGCHLD, 0, 0, 8 }, 2 },
 	{ SYS_getitimer, { ITIMER_REAL }, 1 },
 	{ SYS_getitimer, { ITIMER_VIRTUAL }, 1 },
 	{ SYS_getitimer, { ITIMER_PROF }, 1 },

@@ -56,7 +56,7 @@ static void dump(struct box *b, int fd, const struct page_runs *plan, struct pag
 	struct sink_image sink;
 
 	source_file_init(&src, fd, plan);
-	OK(&b->err, sink_image_open(&sink, store, IMAGE_PAGEMAP_SHMEM, 44, 9, &b->err));
+	OK(&b->err, sink_image_open(&sink, store, IMAGE_PAGEMAP_SHMEM, 44, 9, -1, &b->err));
 	OK(&b->err, page_pump(&src.base, &sink.base, 3, count, &b->err));
 	OK(&b->err, sink_image_close(&sink, &b->err));
 	OK(&b->err, store_seal(store, &b->err));
@@ -119,7 +119,7 @@ static void entries(void **state)
 	own_store *store = box_create(b, "d");
 	uint64_t to;
 
-	OK(&b->err, sink_image_open(&sink, store, IMAGE_PAGEMAP, 12, 2, &b->err));
+	OK(&b->err, sink_image_open(&sink, store, IMAGE_PAGEMAP, 12, 2, -1, &b->err));
 	for (size_t i = 0; i < ARRAY_LEN(runs); i++) {
 		struct page_run run = { .start = runs[i].start * P, .pages = runs[i].pages, .where = runs[i].where };
 
@@ -167,11 +167,11 @@ static void cannot_be_made(void **state)
 	own_free char *pages = mem_fmt("%s/d/pages-1.img", b->dir), *pagemap = mem_fmt("%s/d/pagemap-12.img", b->dir);
 
 	assert_int_equal(mkdir(pages, 0700), 0);
-	FAILS(&b->err, EISDIR, "pages-1.img", sink_image_open(&sink, store, IMAGE_PAGEMAP, 12, 1, &b->err));
+	FAILS(&b->err, EISDIR, "pages-1.img", sink_image_open(&sink, store, IMAGE_PAGEMAP, 12, 1, -1, &b->err));
 	assert_true(sink.pages_fd == -1 && !sink.writer);
 	assert_int_equal(unlink(pagemap), 0);
 	assert_int_equal(mkdir(pagemap, 0700), 0);
-	FAILS(&b->err, EISDIR, "pagemap-12.img", sink_image_open(&sink, store, IMAGE_PAGEMAP, 12, 2, &b->err));
+	FAILS(&b->err, EISDIR, "pagemap-12.img", sink_image_open(&sink, store, IMAGE_PAGEMAP, 12, 2, -1, &b->err));
 }
 
 /* A file that takes a part and no more (a full disk, a limit) is a failure. */
@@ -191,7 +191,7 @@ static void only_a_part_fits(void **state)
 		int to_file, to_image;
 		uint64_t to;
 
-		OK(&b->err, sink_image_open(&image, store, IMAGE_PAGEMAP, 12, 1, &b->err));
+		OK(&b->err, sink_image_open(&image, store, IMAGE_PAGEMAP, 12, 1, -1, &b->err));
 		signal(SIGXFSZ, SIG_IGN);
 		setrlimit(RLIMIT_FSIZE, &limit);
 		sink_file_init(&sink, memfd_create("small", MFD_CLOEXEC));

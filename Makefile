@@ -10,6 +10,7 @@ MESON_TEST := meson test --print-errorlogs --num-processes $(JOBS)
 SOURCES = $(shell git ls-files 'src/*.c')
 
 .PHONY: build asan demo test test-unit test-asan test-programs bench install format lint clean deps-build deps-test deps-lint
+.NOTPARALLEL:
 
 build: deps-build build/build.ninja
 	@ninja -C build -j $(JOBS)

@@ -8,6 +8,7 @@ Fixtures of every test that runs programs. They run inside tests/lib/init: a pid
     start     start(argv, ...) -> pid; the tree is ended after the test
 """
 import os
+import random
 import shlex
 import shutil
 import sys
@@ -23,7 +24,9 @@ import program
 import tool as tools
 from waiting import read_or_empty
 
-RERUN_VARIABLES = ("FERRY_TOOL", "FERRY_BUILD", "FERRY_PEER", "FERRY_SEED", "FERRY_APP_CYCLES", "FERRY_KILLS")
+RERUN_VARIABLES = ("FERRY_TOOL", "FERRY_BUILD", "FERRY_PEER", "FERRY_SEED", "FERRY_APP_CYCLES", "FERRY_KILLS", "FERRY_BROKEN_SAMPLES")
+# Drawn here, so that the command that runs a failed test again has it.
+os.environ.setdefault("FERRY_SEED", str(random.SystemRandom().randrange(1 << 32)))
 
 
 def pytest_configure(config):

@@ -55,12 +55,11 @@ static void no_memory(void **state)
 	(void)state;
 	if (pid == 0) {
 		setrlimit(RLIMIT_CORE, &no_core);
-		signal(SIGABRT, SIG_DFL);
 		free(mem_new(too_much));
 		_exit(0);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);        /* a failure is no signal: callers rely on it */
 }
 #endif
 

@@ -247,6 +247,24 @@ static int abort_rseq(struct subject *s, struct err *err)
 	return 0;
 }
 
+/*
+ * How much of an XSAVE area is kept: up to the last component in use.  ptrace
+ * gives room for all that the processor has, 11 KiB with AMX, and a frame that
+ * says it is larger than what this task may use is taken for one without any
+ * vector state.  What lies behind is in its initial state.
+ */
+static size_t used_len(const uint8_t *xsave, size_t xsave_len)
+{
+	size_t end = XSTATE_LEGACY_BYTES, offset, len;
+	uint64_t used;
+
+	memcpy(&used, xsave + XSTATE_HEADER, sizeof(used));
+	for (unsigned int i = XSTATE_AVX; i < 63; i++)
+		if (used >> i & 1 && xstate_place(i, &offset, &len) && offset + len > end)
+			end = offset + len;
+	return end < xsave_len ? end : xsave_len;
+}
+
 int subject_see(pid_t tid, struct subject *ret_subject, struct err *err)
 {
 	struct subject s = { .tid = tid };
@@ -266,6 +284,9 @@ int subject_see(pid_t tid, struct subject *ret_subject, struct err *err)
 	r = abort_rseq(&s, err);
 	if (r < 0)
 		return r;
+	if (s.xsave_len < XSTATE_LEGACY_BYTES)
+		return err_set(err, EOPNOTSUPP, "an XSAVE area of %zu bytes", s.xsave_len);
+	s.xsave_len = used_len(xsave, s.xsave_len);
 	s.xsave = mem_dup(xsave, s.xsave_len + 4);
 	*ret_subject = s;
 	return 0;
@@ -294,27 +315,9 @@ static bool own_stack(const struct subject *s, const struct proc_maps *maps, con
 	return below && below->end == m->start && below->prot == PROT_NONE;
 }
 
-/*
- * How much of the XSAVE area goes into a frame: up to the last component in use.
- * ptrace gives room for all that the processor has, and a frame that says it is
- * larger than what this task may use (AMX) is taken for one without any vector
- * state.  What lies behind is in its initial state, and is put back to that.
- */
-static size_t frame_xsave_len(const struct subject *s)
-{
-	size_t end = XSTATE_LEGACY_BYTES, offset, len;
-	uint64_t used;
-
-	memcpy(&used, s->xsave + XSTATE_HEADER, sizeof(used));
-	for (unsigned int i = XSTATE_AVX; i < 63; i++)
-		if (used >> i & 1 && xstate_place(i, &offset, &len) && offset + len > end)
-			end = offset + len;
-	return end < s->xsave_len ? end : s->xsave_len;
-}
-
 static size_t frame_bytes(const struct subject *s)
 {
-	return sizeof(struct sigframe) + frame_xsave_len(s) + 4 + 64 + 16;
+	return sizeof(struct sigframe) + s->xsave_len + 4 + 64 + 16;
 }
 
 static int find_room(const struct subject *s, const struct proc_maps *maps, unsigned int slot, taddr *ret_top,
@@ -388,7 +391,7 @@ static int write_frame(pid_t tid, taddr frame_at, const struct sigframe *frame, 
 
 static int lay_frame(struct subject *s, taddr top, struct err *err)
 {
-	size_t len = frame_xsave_len(s);
+	size_t len = s->xsave_len;
 	taddr fpstate = (top - len - 4) & ~63ull;
 	own_free uint8_t *xsave = mem_dup(s->xsave, len + 4);
 	struct sigframe frame;
@@ -662,6 +665,10 @@ int subject_close(struct subject *s, struct err *err)
 		r = sys_write_memory(s->tid, s->saved_at, s->saved, s->saved_len, err);
 	if (r == 0 && s->stopped)
 		kill(s->tid, SIGSTOP);
+	free(TAKE_PTR(s->saved));
+	free(TAKE_PTR(s->kept));
+	s->kept_len = 0;
+	s->replay = NULL;
 	return r;
 }
 

@@ -67,8 +67,8 @@ struct subject {
 	struct user_regs_struct restart;        /* as they go into an image */
 	uint64_t mask;
 	struct ptrace_rseq rseq;
-	size_t xsave_len;
-	uint8_t *xsave;                         /* owned */
+	size_t xsave_len;                       /* up to the last component in use */
+	uint8_t *xsave;                         /* owned; standard form */
 
 	/* between open and close */
 	struct gadgets gadgets;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
@@ -10,12 +11,18 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/own.h"
 #include "engine/restoring.h"
 #include "kernel/ptrace.h"
+
+#define ID_NAP_NS  1000000
+#define ID_WAIT_US 2000000u
 
 static int room(struct vessel *v, size_t ops, size_t data, struct err *err)
 {
@@ -123,11 +130,11 @@ static void place_dirs(struct restoring *r, struct vessel *v, const struct task 
 
 /* ---- threads ---- */
 
-static int make_threads(struct vessel *v, const struct task *t, struct err *err)
+static int clone_threads(struct vessel *v, const struct task *t, size_t from, struct err *err)
 {
 	int done = 0;
 
-	for (size_t i = 1; done == 0 && i < t->threads.len; i++) {
+	for (size_t i = from; done == 0 && i < t->threads.len; i++) {
 		const struct thread *th = &t->threads.at[i];
 		struct clone_args args = {
 			.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
@@ -141,8 +148,33 @@ static int make_threads(struct vessel *v, const struct task *t, struct err *err)
 		script_call_value(&v->script, (uint64_t)th->tid, SYS_clone3, "make a thread with its id",
 				  script_data(&v->script, &args, sizeof(args)), sizeof(args));
 	}
-	if (done == 0)
-		done = vessel_run(v, err);
+	return done < 0 ? done : vessel_run(v, err);
+}
+
+/* How many of its threads are there; they were made in their order. */
+static size_t count_threads(const struct task *t)
+{
+	size_t n = 1;
+	char path[64];
+
+	for (; n < t->threads.len; n++) {
+		snprintf(path, sizeof(path), "/proc/%d/task/%d", t->pid, t->threads.at[n].tid);
+		if (access(path, F_OK) < 0)
+			break;
+	}
+	return n;
+}
+
+/* An id is taken until the last moment of the thread that had it, which may be long: one of SCHED_IDLE. */
+static int make_threads(struct vessel *v, const struct task *t, struct err *err)
+{
+	uint64_t until_us = clock_us() + ID_WAIT_US;
+	int done = clone_threads(v, t, 1, err);
+
+	while (done == -EEXIST && clock_us() < until_us) {
+		nanosleep(&(struct timespec){ .tv_nsec = ID_NAP_NS }, NULL);
+		done = clone_threads(v, t, count_threads(t), err);
+	}
 	for (size_t i = 1; done == 0 && i < t->threads.len; i++)
 		done = vessel_catch_thread(t->threads.at[i].tid, err);
 	return done;

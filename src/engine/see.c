@@ -99,6 +99,7 @@ static int ask_brk(struct subject *s, struct task *t, struct err *err)
 	return r;
 }
 
+/* One is open at a time: some borrow room on another one's stack. */
 static int see_thread(struct seen_task *seen, const struct gadgets *g, size_t index, struct task *t, struct err *err)
 {
 	struct subject *s = &seen->subjects.at[index];
@@ -110,7 +111,7 @@ static int see_thread(struct seen_task *seen, const struct gadgets *g, size_t in
 
 	LOG_SCOPE("thread %d", s->tid);
 	if (g) {
-		r = subject_open(s, g, &seen->maps, (unsigned int)index, err);
+		r = subject_open(s, g, &seen->maps, seen->subjects.at, seen->subjects.len, err);
 		if (r == -ENOSPC)
 			log_warn("%s: some of its state can't be asked", err->text);
 		else if (r < 0)

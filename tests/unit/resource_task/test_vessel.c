@@ -254,6 +254,7 @@ static void legal_thread(struct thread *t, size_t index, pid_t tid)
 	t->rseq.size = 32;
 	t->rseq.signature = 0x53053053;
 	t->regs.rsp = (uintptr_t)altstacks;     /* nowhere in particular */
+	t->interrupted = 0;                     /* the engine's business */
 	t->affinity.len = 0;
 	if (sysconf(_SC_NPROCESSORS_ONLN) > 1 && index)
 		vec_push(&t->affinity, 1);

@@ -256,14 +256,28 @@ static int make_zombie(struct restoring *r, size_t index, struct err *err)
 	return 0;
 }
 
+/* A call that was interrupted is given to the kernel as such: it makes it again, or a signal ends it. */
+static struct user_regs_struct registers_of(const struct thread *th)
+{
+	struct user_regs_struct r = th->regs;
+
+	if (th->interrupted) {
+		r.orig_rax = r.rax;
+		r.rax = (uint64_t)-(int64_t)th->interrupted;
+		r.rip += 2;
+	}
+	return r;
+}
+
 static int set_registers(const struct task *t, struct err *err)
 {
 	int done = 0;
 
 	for (size_t i = 0; done == 0 && i < t->threads.len; i++) {
 		const struct thread *th = &t->threads.at[i];
+		const struct user_regs_struct regs = registers_of(th);
 
-		done = ptrace_set_regs(th->tid, &th->regs, err);
+		done = ptrace_set_regs(th->tid, &regs, err);
 		if (done == 0)
 			done = ptrace_set_xsave(th->tid, th->xsave, th->xsave_len, err);
 		if (done == 0)

@@ -202,24 +202,33 @@ static bool decode_restarted(pid_t tid, taddr insn, unsigned long long *ret_nr)
 	return true;
 }
 
+/*
+ * Three ways on from a call that the stop interrupted.  An image has registers with which it is made again, and the
+ * kernel's code beside them.  A live task gets that code back as it was, so that the kernel itself makes the call
+ * again, or ends it with EINTR when a signal is handled first.  The calls that answer EINTR to any stop are treated
+ * as those that say so.
+ */
 static void work_out_restart(struct subject *s)
 {
 	struct user_regs_struct *image = &s->restart, *back = &s->back;
-	bool block = false;
+	bool by_stop = interrupted_by_stop(&s->seen), block = false;
 
 	*image = *back = s->seen;
-	if (interrupted(&s->seen) || interrupted_by_stop(&s->seen)) {
+	if (by_stop)
+		back->rax = (uint64_t)-ERESTARTNOHAND;
+	if (by_stop || interrupted(&s->seen)) {
 		block = (int64_t)s->seen.rax == -ERESTART_RESTARTBLOCK;
-		image->rip = back->rip = s->seen.rip - 2;
+		image->rip = s->seen.rip - 2;
 		image->rax = s->seen.orig_rax;
-		back->rax = block ? SYS_restart_syscall : s->seen.orig_rax;
+		s->interrupted = block ? ERESTARTNOHAND : (uint32_t)-back->rax;
 	}
 	if (image->rax == SYS_restart_syscall && (block || (int64_t)s->seen.orig_rax < 0) &&
 	    !decode_restarted(s->tid, image->rip, &image->rax) && block) {
 		image->rip = s->seen.rip;
 		image->rax = (uint64_t)-EINTR;
+		s->interrupted = 0;
 	}
-	image->orig_rax = back->orig_rax = (unsigned long long)-1;
+	image->orig_rax = (unsigned long long)-1;
 }
 
 /*
@@ -533,6 +542,7 @@ int question_ask(struct question *q, size_t count, struct err *err)
 		struct user_regs_struct regs;
 
 		r = wait_syscall(q[i].subject, err);
+		q[i].subject->at_call = true;
 		if (r == 0)
 			r = ptrace_get_regs(q[i].subject->tid, &regs, err);
 		if (r == 0)
@@ -604,6 +614,7 @@ static int finish_chain(struct subject *s, const struct standing_question *q, si
 			return r;
 	}
 	s->after_chain = true;
+	s->at_call = false;
 	for (size_t k = 0; k < n; k++) {
 		int64_t value;
 
@@ -691,6 +702,20 @@ int question_read(const struct subject *s, size_t offset, void *buf, size_t len_
 	return 0;
 }
 
+/* From the end of a question to where the kernel looks after signals: only there it knows of interrupted calls. */
+static int leave_call(struct subject *s, struct err *err)
+{
+	struct ptrace_stop stop;
+	int r = ptrace_interrupt(s->tid, err);
+
+	if (r == 0)
+		r = ptrace_go(PTRACE_CONT, s->tid, 0, err);
+	if (r == 0)
+		r = ptrace_wait(s->tid, &stop, NULL, err);
+	s->stopped |= r == 0 && stop.event == 0 && stop.signal == SIGSTOP;
+	return r;
+}
+
 int subject_close(struct subject *s, struct err *err)
 {
 	int r;
@@ -698,7 +723,9 @@ int subject_close(struct subject *s, struct err *err)
 	if (!s->open)
 		return 0;
 	s->open = false;
-	r = ptrace_set_sigmask(s->tid, s->mask, err);
+	r = s->at_call && s->interrupted ? leave_call(s, err) : 0;
+	if (r == 0)
+		r = ptrace_set_sigmask(s->tid, s->mask, err);
 	if (r == 0)
 		r = ptrace_set_regs(s->tid, &s->back, err);
 	/* the frame was the way back until now */

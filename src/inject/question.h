@@ -18,9 +18,9 @@
  * The thread is held by ptrace, stopped, before and after.  Questions write
  * their answers to `out`, below the frame, and leave nothing behind.
  *
- * Restarted calls: `restart` are the registers with which the interrupted call
- * is made again in another life (the image); a live task gets restart_syscall,
- * which knows the time left.
+ * Interrupted calls: `restart` are the registers with which the call is made
+ * again in another life (the image); a live task is given back to the kernel
+ * as it was, which knows the time left, and whether a signal ends the call.
  */
 #pragma once
 #include <stdbool.h>
@@ -65,6 +65,7 @@ struct subject {
 	pid_t tid;
 	struct user_regs_struct seen;           /* as they stood */
 	struct user_regs_struct restart;        /* as they go into an image */
+	uint32_t interrupted;                   /* the kernel's code (512..514) of the call that `restart` makes again; 0: none */
 	uint64_t mask;
 	struct ptrace_rseq rseq;
 	size_t xsave_len;                       /* up to the last component in use */
@@ -79,6 +80,7 @@ struct subject {
 	bool open, stopped;                     /* stopped: a SIGSTOP came meanwhile, to be sent again */
 	bool borrows;                           /* its frame lies on another thread's stack */
 	bool after_chain;                       /* it stands behind a chain, not before the frame */
+	bool at_call;                           /* it stands at the end of a question's system call */
 	struct answer *kept;                    /* owned */
 	size_t kept_len;
 	const struct answer *replay;            /* the kept one that was looked up last; NULL: a real one was asked */

@@ -10,7 +10,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "engine/dump.h"
-#include "engine/dump_pages.h"
+#include "engine/dump_behind.h"
 #include "engine/freeze.h"
 #include "engine/save.h"
 #include "engine/see.h"
@@ -22,6 +22,7 @@ struct dump {
 	struct dump_result result;
 	struct look look;
 	struct reserve reserve;
+	struct behind behind;
 	struct frozen_tree tree;
 	struct snapshot snapshot;
 	struct seeing seeing;
@@ -52,12 +53,25 @@ static int dump_freeze(struct dump *d, struct err *err)
 	return r;
 }
 
+static int begin_writing(void *arg, struct err *err)
+{
+	struct dump *d = arg;
+
+	return behind_begin(&d->behind, &d->snapshot, d->store, &d->reserve, d->options->progress, &d->result, err);
+}
+
+static void write_behind(void *arg, size_t index)
+{
+	behind_ready(&((struct dump *)arg)->behind, index);
+}
+
 static int dump_see(struct dump *d, struct err *err)
 {
 	int r;
 
 	d->seeing = (struct seeing){ .snapshot = &d->snapshot, .tree = &d->tree, .look = &d->look,
-				     .shell_job = d->options->shell_job };
+				     .shell_job = d->options->shell_job,
+				     .tell = { begin_writing, write_behind, d } };
 	r = see_tree(&d->seeing, err);
 	d->result.tasks = (unsigned int)d->snapshot.tasks.len;
 	for (size_t i = 0; i < d->snapshot.tasks.len; i++)
@@ -68,7 +82,7 @@ static int dump_see(struct dump *d, struct err *err)
 static int dump_memory(struct dump *d, struct err *err)
 {
 	uint64_t from = clock_us();
-	int r = dump_pages(&d->snapshot, d->store, &d->reserve, d->options->progress, &d->result, err);
+	int r = behind_end(&d->behind, false, err);
 
 	d->result.memory_us = clock_us() - from;
 	return r;
@@ -144,6 +158,7 @@ static int dump_let_go(struct dump *d, struct err *err)
 
 static void dump_free(struct dump *d)
 {
+	behind_end(&d->behind, true, &(struct err){ 0 });
 	if (d->frozen)
 		freeze_release(&d->tree, false, &(struct err){ 0 });
 	seeing_free(&d->seeing);

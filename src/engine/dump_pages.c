@@ -7,7 +7,6 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "engine/dump_pages.h"
-#include "engine/dump_shared.h"
 #include "kernel/pagemap.h"
 #include "kernel/proc.h"
 #include "page/ends.h"
@@ -15,14 +14,6 @@
 #define THREADS 2u              /* one reads while the other writes: more do not help, the file's lock is one */
 #define REGIONS 512u
 #define OBJECT_END 0x800000000000ll     /* pagemap images have addresses */
-
-struct dumping {
-	struct store *store;
-	struct reserve *reserve;
-	struct dump_result *result;
-	struct shared_dump shared;
-	uint32_t next_pages_id;
-};
 
 static void add_run(struct page_runs *plan, taddr start, taddr end, bool may_skip_zero, bool gently)
 {
@@ -109,7 +100,7 @@ static uint64_t plan_pages(const struct page_runs *plan)
 }
 
 /* reserved: a file for the pages, or -1.  placed: NULL, or gets what goes into the pages file. */
-static int move(struct dumping *d, struct page_source *src, enum image_kind kind, uint64_t id, int reserved,
+static int move(struct pages_dump *d, struct page_source *src, enum image_kind kind, uint64_t id, int reserved,
 		struct page_runs *placed, struct page_count *count, struct err *err)
 {
 	struct sink_image sink;
@@ -124,7 +115,7 @@ static int move(struct dumping *d, struct page_source *src, enum image_kind kind
 	return r < 0 ? r : closed;
 }
 
-static int dump_task(struct dumping *d, size_t index, struct err *err)
+int pages_task(struct pages_dump *d, size_t index, struct err *err)
 {
 	const struct task *t = &d->shared.snapshot->tasks.at[index];
 	struct page_runs plan = { 0 }, placed = { 0 };
@@ -172,7 +163,7 @@ static int plan_object(int fd, uint64_t size, struct page_runs *plan, struct err
 	return at < 0 && errno != ENXIO ? err_sys(err, "look for data") : 0;
 }
 
-static int dump_shmem(struct dumping *d, const struct shmem *o, struct err *err)
+static int dump_shmem(struct pages_dump *d, const struct shmem *o, struct err *err)
 {
 	struct page_runs plan = { 0 };
 	struct page_count count = { 0 };
@@ -194,20 +185,21 @@ static int dump_shmem(struct dumping *d, const struct shmem *o, struct err *err)
 	return r;
 }
 
-int dump_pages(const struct snapshot *s, struct store *store, struct reserve *reserve, const struct progress *progress,
-	       struct dump_result *result, struct err *err)
+int pages_begin(struct pages_dump *d, const struct snapshot *s, struct store *store, struct reserve *reserve,
+		const struct progress *progress, struct dump_result *result, struct err *err)
 {
-	struct dumping d = { .store = store, .reserve = reserve, .result = result, .next_pages_id = 1 };
-	int r = shared_init(&d.shared, s, store, err);
+	*d = (struct pages_dump){ .store = store, .reserve = reserve, .progress = progress, .result = result,
+				  .next_pages_id = 1 };
+	return shared_init(&d->shared, s, store, err);
+}
 
-	(void)progress;
-	for (size_t i = 0; r == 0 && i < s->tasks.len; i++)
-		if (s->tasks.at[i].state != TASK_ZOMBIE)
-			r = dump_task(&d, i, err);
-	if (r == 0)
-		r = shared_finish(&d.shared, err);
-	shared_free(&d.shared);
-	for (size_t i = 0; r == 0 && i < s->shmems.len; i++)
-		r = dump_shmem(&d, &s->shmems.at[i], err);
+int pages_end(struct pages_dump *d, bool abandon, struct err *err)
+{
+	const struct snapshot *s = d->shared.snapshot;
+	int r = abandon ? 0 : shared_finish(&d->shared, err);
+
+	shared_free(&d->shared);
+	for (size_t i = 0; r == 0 && !abandon && i < s->shmems.len; i++)
+		r = dump_shmem(d, &s->shmems.at[i], err);
 	return r;
 }

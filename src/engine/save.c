@@ -59,7 +59,7 @@ static int save_pstree(const struct snapshot *s, struct store *store, struct err
 	return r < 0 ? r : image_finish(&w, err);
 }
 
-static int save_cores(const struct task *t, struct store *store, struct err *err)
+int save_cores(const struct task *t, struct store *store, struct err *err)
 {
 	int r = 0;
 
@@ -156,10 +156,10 @@ static int save_task(const struct task *t, const struct snapshot *s, struct stor
 	uint32_t own = (uint32_t)(t - s->tasks.at) + 2;
 	TaskKobjIdsEntry ids;
 	FsEntry fs = FS_ENTRY__INIT;
-	int r = save_cores(t, store, err);
+	int r;
 
-	if (r < 0 || t->state == TASK_ZOMBIE)
-		return r;
+	if (t->state == TASK_ZOMBIE)
+		return 0;
 	fill_ids(&ids, own, t->files_id);
 	fs.cwd_id = t->cwd_file;
 	fs.root_id = t->root_file;

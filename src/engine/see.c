@@ -153,7 +153,8 @@ static int open_task(struct seeing *s, struct seen_task *seen, const struct task
 		gadgets.signal = gadgets_choose_signal(&gadgets, seen->status.sig_cgt,
 						       seen->status.sig_pnd | seen->status.shd_pnd);
 	for (size_t i = 0; r == 0 && i < seen->subjects.len; i++) {
-		r = subject_open(&seen->subjects.at[i], &gadgets, &seen->maps, (unsigned int)i, err);
+		r = subject_open(&seen->subjects.at[i], &gadgets, &seen->maps, seen->subjects.at, seen->subjects.len,
+				 err);
 		if (r == -ENOSPC) {
 			log_warn("%s: some of its state can't be asked", err->text);
 			r = 0;
@@ -194,16 +195,27 @@ static int ask_tree(struct seeing *s, struct err *err)
 }
 
 /* Every thread is given back what it had, whatever else failed. */
+static int close_task(struct seen_task *seen, struct err *err)
+{
+	int r = 0;
+
+	for (size_t k = 0; k < seen->subjects.len; k++) {
+		int one = subject_close(&seen->subjects.at[k], err);
+
+		r = one < 0 ? one : r;
+	}
+	return r;
+}
+
 static int close_tree(struct seeing *s, struct err *err)
 {
 	int r = 0;
 
-	for (size_t i = 0; i < s->snapshot->tasks.len; i++)
-		for (size_t k = 0; k < s->tasks[i].subjects.len; k++) {
-			int one = subject_close(&s->tasks[i].subjects.at[k], err);
+	for (size_t i = 0; i < s->snapshot->tasks.len; i++) {
+		int one = close_task(&s->tasks[i], err);
 
-			r = one < 0 ? one : r;
-		}
+		r = one < 0 ? one : r;
+	}
 	return r;
 }
 
@@ -290,13 +302,15 @@ static int see_task(struct seeing *s, size_t index, struct err *err)
 	int r = 0;
 
 	LOG_SCOPE("task %d (%s)", t->pid, seen->stat.comm);
-	if (t->state == TASK_ZOMBIE)
-		return 0;
-	for (size_t i = 0; r >= 0 && i < t->threads.len; i++)
+	for (size_t i = 0; r >= 0 && t->state != TASK_ZOMBIE && i < t->threads.len; i++)
 		r = see_thread(seen, i, t, err);
 	if (r >= 0)
+		r = close_task(seen, err);
+	if (r >= 0 && t->state != TASK_ZOMBIE)
 		r = see_mm(s, seen, t, err);
-	return r < 0 ? r : see_files(s, index, t, err);
+	if (r >= 0 && s->tell.ready)
+		s->tell.ready(s->tell.arg, index);
+	return r < 0 || t->state == TASK_ZOMBIE ? r : see_files(s, index, t, err);
 }
 
 static int see_all(struct seeing *s, struct err *err)
@@ -307,6 +321,8 @@ static int see_all(struct seeing *s, struct err *err)
 		r = begin_task(s, i, err);
 	if (r >= 0)
 		r = ask_tree(s, err);
+	if (r >= 0 && s->tell.listed)
+		r = s->tell.listed(s->tell.arg, err);
 	for (size_t i = 0; r >= 0 && i < s->tree->tasks.len; i++)
 		r = see_task(s, i, err);
 	return r;

@@ -50,6 +50,8 @@ struct seeing {
 	struct kcmp_set memories, tables, dirs; /* tasks by address space, descriptor table, working directory */
 	struct sock_diag socks;
 	bool have_socks, shell_job;
+	/* optional; told when all tasks are listed, and of each when it is complete and its threads stand as found */
+	struct { int (*listed)(void *arg, struct err *err); void (*ready)(void *arg, size_t index); void *arg; } tell;
 	struct ns_id own_ns[OWN_NS_COUNT];
 	bool own_ns_known;
 	struct known_libc libc;

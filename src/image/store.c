@@ -59,6 +59,15 @@ int store_open_parent(const struct store *store, struct store **ret, struct err 
 	return r < 0 ? r : 1;
 }
 
+int store_parent(struct store *store, struct store **ret_parent, struct err *err)
+{
+	int r = store->parent ? 1 : store_open_parent(store, &store->parent, err);
+
+	if (r > 0)
+		*ret_parent = store->parent;
+	return r;
+}
+
 int store_dirfd(const struct store *store)
 {
 	return store->dirfd;
@@ -68,6 +77,7 @@ void store_close(struct store *store)
 {
 	if (!store)
 		return;
+	store_close(store->parent);
 	own_fd_drop(&store->dirfd);
 	vec_free(&store->sums);
 	free(store);

@@ -39,6 +39,8 @@ int store_create_dir(const char *path, struct store **ret, struct err *err);
 int store_open_dir(const char *path, struct store **ret, struct err *err);
 /* The previous directory of an incremental chain.  1: opened; 0: there is none. */
 int store_open_parent(const struct store *store, struct store **ret, struct err *err);
+/* The same, opened at the first call and kept: it stays the store's, and goes with it. */
+int store_parent(struct store *store, struct store **ret_parent, struct err *err);
 int store_dirfd(const struct store *store);
 void store_close(struct store *store);
 

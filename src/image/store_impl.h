@@ -23,6 +23,7 @@ typedef VEC(struct image_sum) image_sums;
 struct store {
 	int dirfd;
 	image_sums sums;         /* of the images finished so far */
+	struct store *parent;    /* store_parent(): opened once, closed with this one */
 };
 
 static inline struct image_hash image_hash_of(XXH128_hash_t value)

@@ -467,6 +467,23 @@ int vessel_move_vdso(struct vessel *v, taddr to, uint64_t span_bytes, uint64_t c
 	return 0;
 }
 
+/*
+ * From the end of a system call on to where the kernel looks after signals, as the other threads stand: only from
+ * there it does what registers say of an interrupted call.
+ */
+static int leave_call(pid_t tid, struct err *err)
+{
+	struct ptrace_stop stop = { 0 };
+	int r = ptrace_interrupt(tid, err);
+
+	while (r == 0 && stop.event != PTRACE_EVENT_STOP) {
+		r = ptrace_go(PTRACE_CONT, tid, 0, err);
+		if (r == 0)
+			r = ptrace_wait(tid, &stop, NULL, err);
+	}
+	return r;
+}
+
 int vessel_leave(struct vessel *v, struct err *err)
 {
 	const uint64_t arg[6] = { v->blob.at, v->blob.len_bytes };
@@ -475,7 +492,7 @@ int vessel_leave(struct vessel *v, struct err *err)
 
 	if (r == 0 && got != 0)
 		r = err_set(err, EIO, "unmap the interpreter: %lld", (long long)got);
-	return r;
+	return r < 0 ? r : leave_call(v->pid, err);
 }
 
 static void reap(pid_t tid)

@@ -88,7 +88,7 @@ uint64_t vdso_code_offset(const struct vdso *v);
 
 /* One call by ptrace alone, no blob needed; ret_value is what the kernel returned. */
 int vessel_call(struct vessel *v, uint64_t nr, const uint64_t arg[6], int64_t *ret_value, struct err *err);
-/* Unmaps the blob.  After this only registers can be set. */
+/* Unmaps the blob.  After this only registers can be set, which may be those of an interrupted call. */
 int vessel_leave(struct vessel *v, struct err *err);
 
 /* Kills and reaps it, with its threads. */

@@ -95,6 +95,7 @@ struct thread {
 	pid_t tid;
 	char comm[16];
 	struct user_regs_struct regs;   /* restarted: ready to be set */
+	uint32_t interrupted;           /* they make a call again that was: with the kernel's code 512..514; 0: none */
 	uint8_t *xsave;                 /* owned; standard form */
 	size_t xsave_len;
 	uint64_t mask;

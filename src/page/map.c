@@ -100,12 +100,12 @@ static int open_pages(const struct store *store, uint64_t id, struct page_map *m
 
 struct loading;
 
-static int load(const struct store *store, enum image_kind kind, uint64_t id, const struct loading *child,
+static int load(struct store *store, enum image_kind kind, uint64_t id, const struct loading *child,
 		struct page_map *map, struct err *err);
 
 struct loading {
 	const struct loading *child;    /* the directory that named this one its parent; NULL: the newest */
-	const struct store *store;
+	struct store *store;
 	enum image_kind kind;
 	uint64_t id;
 	uint64_t offset;                /* in our own pages file */
@@ -136,12 +136,12 @@ static int check_chain(const struct loading *l, const struct store *up, struct e
 
 static int need_parent(struct loading *l, struct page_map *map, struct err *err)
 {
-	own_store *up = NULL;
+	struct store *up;
 	int r;
 
 	if (l->parent_loaded)
 		return 0;
-	r = store_open_parent(l->store, &up, err);
+	r = store_parent(l->store, &up, err);
 	if (r < 0)
 		return r;
 	if (r == 0)
@@ -193,7 +193,7 @@ static int load_entries(struct loading *l, struct image_reader *reader, struct p
 	}
 }
 
-static int load(const struct store *store, enum image_kind kind, uint64_t id, const struct loading *child,
+static int load(struct store *store, enum image_kind kind, uint64_t id, const struct loading *child,
 		struct page_map *map, struct err *err)
 {
 	struct loading l = { .child = child, .store = store, .kind = kind, .id = id };
@@ -214,7 +214,7 @@ static int load(const struct store *store, enum image_kind kind, uint64_t id, co
 	return r < 0 ? r : 1;
 }
 
-int page_map_load(const struct store *store, enum image_kind kind, uint64_t id, struct page_map *ret_map,
+int page_map_load(struct store *store, enum image_kind kind, uint64_t id, struct page_map *ret_map,
 		  struct err *err)
 {
 	struct page_map map = { 0 };

@@ -35,7 +35,7 @@ struct page_map {
 };
 
 /* kind: IMAGE_PAGEMAP or IMAGE_PAGEMAP_SHMEM.  1: loaded; 0: there is no such image (no pages). */
-int page_map_load(const struct store *store, enum image_kind kind, uint64_t id, struct page_map *ret_map,
+int page_map_load(struct store *store, enum image_kind kind, uint64_t id, struct page_map *ret_map,
 		  struct err *err);
 void page_map_free(struct page_map *map);
 

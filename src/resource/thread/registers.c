@@ -7,6 +7,8 @@
  * Made by:  the engine, from outside, at the very end.
  * Image:    thread_info; the XSAVE area of standard form is cut into the
  *           arrays of fpregs.  Mask: tc for the leader, thread_core for others.
+ *           That a call was interrupted, and whether a signal that is handled
+ *           ends it: thread_core.interrupted.
  *
  * ptrace refuses what would fault, so all of that is refused here, before any
  * task exists.
@@ -28,6 +30,8 @@
 #define FLAGS_USER      0x254fd7ull             /* all that a program can set, and the two that always are */
 #define TLS_FIRST       12u                     /* GDT entries of set_thread_area() */
 #define TLS_COUNT       3u
+#define CODE_FIRST      512u                    /* ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND */
+#define CODE_LAST       514u
 #define NT_X86_SHSTK_   0x204                   /* since Linux 6.6 */
 
 /* What the record has an array for. */
@@ -70,7 +74,7 @@ static int registers_see(const struct task_view *view, struct subject *s, struct
 	int r;
 
 	(void)view;
-	if (s->xsave_len < XSTATE_LEGACY_BYTES || s->xsave_len != xstate_size())
+	if (s->xsave_len > xstate_size())
 		return err_set(err, EOPNOTSUPP, "an XSAVE area of %zu bytes", s->xsave_len);
 	memcpy(&used, s->xsave + XSTATE_HEADER, sizeof(used));
 	r = check_components(used, IN_RECORD, "no image can hold", err);
@@ -81,8 +85,10 @@ static int registers_see(const struct task_view *view, struct subject *s, struct
 	if (has_shadow_stack(s->tid))
 		return err_set(err, EOPNOTSUPP, "thread %d has a shadow stack", s->tid);
 	t->regs = s->restart;
-	t->xsave = mem_dup(s->xsave, s->xsave_len);
-	t->xsave_len = s->xsave_len;
+	t->interrupted = s->interrupted;
+	t->xsave = mem_new(xstate_size());      /* what is not in use is in its initial state */
+	memcpy(t->xsave, s->xsave, s->xsave_len);
+	t->xsave_len = xstate_size();
 	t->mask = s->mask;
 	return 0;
 }
@@ -304,6 +310,8 @@ static void registers_save(const struct thread *t, CoreEntry *core)
 	save_general(&t->regs, core->thread_info->gpregs);
 	save_fp(t->xsave, core->thread_info->fpregs);
 	save_tls(core->thread_info);
+	core->thread_core->has_interrupted = t->interrupted != 0;
+	core->thread_core->interrupted = t->interrupted;
 	if (core->tc) {
 		core->tc->blk_sigset = t->mask;
 	} else {
@@ -323,7 +331,10 @@ static int registers_load(const CoreEntry *core, struct thread *t, struct err *e
 	if (!core->tc && !core->thread_core->has_blk_sigset)
 		return err_set(err, EBADMSG, "the thread has no signal mask");
 	t->mask = core->tc ? core->tc->blk_sigset : core->thread_core->blk_sigset;
+	t->interrupted = core->thread_core->has_interrupted ? core->thread_core->interrupted : 0;
 	r = load_general(info->gpregs, &t->regs, err);
+	if (r == 0 && t->interrupted && (t->interrupted < CODE_FIRST || t->interrupted > CODE_LAST || t->regs.rip > TASK_END - 8))
+		r = err_set(err, EBADMSG, "a call at %#llx that was interrupted with code %u", t->regs.rip, t->interrupted);
 	return r < 0 ? r : load_fp(info->fpregs, t, err);
 }
 

@@ -131,6 +131,7 @@ static void random_thread(struct thread *t, pid_t tid)
 	random_xsave(t);
 	random_areas(t);
 	t->mask = random_below(0);
+	t->interrupted = random_below(2) ? 512 + (uint32_t)random_below(3) : 0;
 	t->pdeath_signal = (uint32_t)random_below(SIGNALS + 1);
 	t->nice = (int)random_below(40) - 20;
 	t->policy = policies[random_below(5)];
@@ -224,7 +225,7 @@ void same_thread(const struct thread *a, const struct thread *b)
 	assert_memory_equal(&a->regs, &b->regs, sizeof(a->regs));
 	SAME(xsave_len);
 	assert_memory_equal(a->xsave, b->xsave, a->xsave_len);
-	SAME(mask), SAME(clear_tid), SAME(robust_head), SAME(robust_len);
+	SAME(mask), SAME(interrupted), SAME(clear_tid), SAME(robust_head), SAME(robust_len);
 	SAME(altstack.sp), SAME(altstack.size), SAME(altstack.flags);
 	SAME(rseq.pointer), SAME(rseq.size), SAME(rseq.signature);
 	SAME(pdeath_signal);

@@ -127,6 +127,7 @@ BAD(robust, c->thread_core->futex_rla = 4096; c->thread_core->futex_rla_len = 23
 BAD(altstack, c->thread_core->sas->ss_flags = 4)
 BAD(altstack_size, c->thread_core->sas->ss_flags = 0; c->thread_core->sas->ss_size = UINT64_MAX)
 BAD(nice_value, c->thread_core->sched_nice = 20)
+BAD(interrupted, c->thread_core->has_interrupted = true; c->thread_core->interrupted = 516)
 BAD(ioprio, c->thread_core->has_ioprio = true; c->thread_core->ioprio = 0x10000)
 BAD(policy, c->thread_core->sched_policy = 6)
 BAD(priority, c->thread_core->sched_policy = 1; c->thread_core->sched_prio = 0)
@@ -150,7 +151,7 @@ static const struct bad bads[] = {
 	E(exit_code), E(kernel_cs), U(compat_cs), U(compat_mode), E(kernel_ss), E(kernel_ds), E(kernel_ip), E(odd_sp),
 	E(kernel_fs_base), E(flags), E(iopl), E(mxcsr), E(st_short), E(xmm_short), E(control_word), U(component_63),
 	U(component_amx), E(ymm_short), E(ymm_gone), U(tls), E(clear_tid), E(robust), E(altstack), E(altstack_size), E(nice_value),
-	E(ioprio), E(policy), E(priority), E(pdeath), U(seccomp), E(uid), E(caps_over), E(securebits), E(actions), E(limit),
+	E(interrupted), E(ioprio), E(policy), E(priority), E(pdeath), U(seccomp), E(uid), E(caps_over), E(securebits), E(actions), E(limit),
 	E(limit_count), E(itimer), E(itimer_far), E(oom), E(membarrier),
 };
 

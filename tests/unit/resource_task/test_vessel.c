@@ -131,7 +131,7 @@ static void see_thread(struct task_view *v, const struct gadgets *g, size_t inde
 {
 	struct subject *s = &v->subjects[index];
 
-	OK(subject_open(s, g, v->maps, (unsigned int)index, err));
+	OK(subject_open(s, g, v->maps, v->subjects, 2, err));
 	for (size_t i = 0; thread_kinds[i]; i++)
 		OK(thread_kinds[i]->see(v, s, &t->threads.at[index], err));
 	for (size_t i = 0; index == 0 && task_kinds[i]; i++)
@@ -254,6 +254,7 @@ static void legal_thread(struct thread *t, size_t index, pid_t tid)
 	t->rseq.size = 32;
 	t->rseq.signature = 0x53053053;
 	t->regs.rsp = (uintptr_t)altstacks;     /* nowhere in particular */
+	t->interrupted = 0;                     /* the engine's business */
 	t->affinity.len = 0;
 	if (sysconf(_SC_NPROCESSORS_ONLN) > 1 && index)
 		vec_push(&t->affinity, 1);

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * dump_behind.h - what is known of a task is written while the next one is seen.
+ *
+ * Seeing belongs to the thread that traces; pages and core images can be
+ * written by another.  Trees of several tasks get one, which takes tasks in the
+ * order in which they are ready, and drops their vector registers when those
+ * are written.  Until behind_end() the store and the results
+ * are its own; the snapshot's list of tasks does not change, and of a task
+ * that is ready nothing does.
+ */
+#pragma once
+#include <pthread.h>
+
+#include "engine/dump_pages.h"
+
+struct behind {
+	struct pages_dump pages;
+	struct snapshot *snapshot;
+	pthread_t thread;
+	bool started, threaded;         /* threaded: a thread of its own; else behind_end() does the work */
+	pthread_mutex_t lock;
+	pthread_cond_t news;
+	VEC(size_t) ready;
+	size_t taken;
+	bool end;
+	int r;
+	struct err err;
+};
+
+int behind_begin(struct behind *b, struct snapshot *s, struct store *store, struct reserve *reserve,
+		 const struct progress *progress, struct dump_result *result, struct err *err);
+/* A task (zombies too) is complete and its threads stand as they will be found. */
+void behind_ready(struct behind *b, size_t index);
+/* Waits for it, and ends the pages' dump.  abandon: what is not begun is not done.  May be called without begin. */
+int behind_end(struct behind *b, bool abandon, struct err *err);

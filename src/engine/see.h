@@ -33,6 +33,7 @@ struct seen_task {
 	struct proc_status status;
 	struct proc_maps maps;
 	VEC(struct subject) subjects;   /* as task->threads */
+	struct gadgets gadgets;         /* all 0: it has no code for questions */
 };
 
 struct ns_id { dev_t dev; ino_t ino; };

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+
 #include "base/log.h"
+#include "base/own.h"
 #include "engine/dump_behind.h"
 #include "engine/save.h"
 
@@ -7,11 +10,15 @@
 
 static int write_task(struct behind *b, size_t index, struct err *err)
 {
-	const struct task *t = &b->snapshot->tasks.at[index];
+	struct task *t = &b->snapshot->tasks.at[index];
 	int r = t->state == TASK_ZOMBIE ? 0 : pages_task(&b->pages, index, err);
 
 	LOG_SCOPE("task %d", t->pid);
-	return r < 0 ? r : save_cores(t, b->pages.store, err);
+	if (r == 0)
+		r = save_cores(t, b->pages.store, err);
+	for (size_t i = 0; i < t->threads.len; i++)
+		free(TAKE_PTR(t->threads.at[i].xsave));         /* the most of what is known of a thread */
+	return r;
 }
 
 /* 1: *ret_index is the next; 0: there is no more. */
@@ -46,7 +53,7 @@ static void *work(void *arg)
 	return NULL;
 }
 
-int behind_begin(struct behind *b, const struct snapshot *s, struct store *store, struct reserve *reserve,
+int behind_begin(struct behind *b, struct snapshot *s, struct store *store, struct reserve *reserve,
 		 const struct progress *progress, struct dump_result *result, struct err *err)
 {
 	int r = pages_begin(&b->pages, s, store, reserve, progress, result, err);

@@ -4,7 +4,8 @@
  *
  * Seeing belongs to the thread that traces; pages and core images can be
  * written by another.  Trees of several tasks get one, which takes tasks in the
- * order in which they are ready.  Until behind_end() the store and the results
+ * order in which they are ready, and drops their vector registers when those
+ * are written.  Until behind_end() the store and the results
  * are its own; the snapshot's list of tasks does not change, and of a task
  * that is ready nothing does.
  */
@@ -15,7 +16,7 @@
 
 struct behind {
 	struct pages_dump pages;
-	const struct snapshot *snapshot;
+	struct snapshot *snapshot;
 	pthread_t thread;
 	bool started, threaded;         /* threaded: a thread of its own; else behind_end() does the work */
 	pthread_mutex_t lock;
@@ -27,7 +28,7 @@ struct behind {
 	struct err err;
 };
 
-int behind_begin(struct behind *b, const struct snapshot *s, struct store *store, struct reserve *reserve,
+int behind_begin(struct behind *b, struct snapshot *s, struct store *store, struct reserve *reserve,
 		 const struct progress *progress, struct dump_result *result, struct err *err);
 /* A task (zombies too) is complete and its threads stand as they will be found. */
 void behind_ready(struct behind *b, size_t index);

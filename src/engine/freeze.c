@@ -15,13 +15,11 @@
 
 #define SPIN_US    2000u        /* a runnable thread stops in less */
 #define NAP_NS     200000
-#define REAP_NS    20000000
 #define DOUBTS_MAX 100u         /* answers that only a race explains */
 
 struct freezing {
 	struct frozen_tree tree;
 	uint64_t deadline_us;
-	const struct frozen_task *volatile seizing;     /* whose thread is being seized */
 	unsigned int doubts;
 	bool again;                     /* something came or went: all is looked at once more */
 	bool died;                      /* somebody ended: its children have another parent now */
@@ -55,58 +53,6 @@ static void nap(void)
 	nanosleep(&(struct timespec){ .tv_nsec = NAP_NS }, NULL);
 }
 
-/* ---- exec of a task with threads: it goes on when the threads that it killed are waited for, by us if we hold them ---- */
-
-/* waitid() would take the stops of tracees too, so it looks first. */
-static void reap_if_dead(pid_t tid)
-{
-	siginfo_t si = { 0 };
-
-	if (waitid(P_PID, (id_t)tid, &si, WEXITED | WNOHANG | WNOWAIT | __WALL) == 0 &&
-	    (si.si_code == CLD_EXITED || si.si_code == CLD_KILLED || si.si_code == CLD_DUMPED))
-		waitpid(tid, NULL, __WALL | WNOHANG);
-}
-
-static void reap_dead(const struct frozen_task *t)
-{
-	for (size_t i = 0; i < t->tids.len; i++)
-		reap_if_dead(t->tids.at[i]);
-}
-
-/* A seize waits for the exec (and is made again after this). */
-static void on_time(int signal, siginfo_t *si, void *context)
-{
-	const struct freezing *f = si->si_value.sival_ptr;
-	int saved = errno;
-
-	(void)signal;
-	(void)context;
-	if (si->si_code == SI_TIMER && f->seizing)
-		reap_dead(f->seizing);
-	errno = saved;
-}
-
-struct watch { timer_t timer; struct sigaction before; };
-
-static int watch_begin(struct freezing *f, struct watch *ret_watch, struct err *err)
-{
-	const struct itimerspec often = { { 0, REAP_NS }, { 0, REAP_NS } };
-	const struct sigaction act = { .sa_sigaction = on_time, .sa_flags = SA_RESTART | SA_SIGINFO };
-	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM, .sigev_value.sival_ptr = f };
-
-	if (timer_create(CLOCK_MONOTONIC, &event, &ret_watch->timer) < 0)
-		return err_sys(err, "make a timer");
-	sigaction(SIGALRM, &act, &ret_watch->before);
-	timer_settime(ret_watch->timer, 0, &often, NULL);
-	return 0;
-}
-
-static void watch_end(const struct watch *w)
-{
-	timer_delete(w->timer);
-	sigaction(SIGALRM, &w->before, NULL);
-}
-
 /* ---- threads ---- */
 
 /* Why it can't be seized.  0: it is about to end, or (by an exec) took the place of another thread that we held. */
@@ -138,9 +84,9 @@ static int seize(struct freezing *f, const struct frozen_task *t, pid_t tid, str
 {
 	int r;
 
-	f->seizing = t;
+	reaper_look_at(f->tree.reaper, t->tids.at, t->tids.len);
 	r = ptrace_seize(tid, PTRACE_O_TRACESYSGOOD, err);
-	f->seizing = NULL;
+	reaper_look_at(f->tree.reaper, NULL, 0);
 	if (r == -EPERM) {
 		r = tell_refusal(f, t->pid, tid, err);
 		if (r <= 0)
@@ -198,7 +144,9 @@ static int wait_stop(const struct freezing *f, struct frozen_task *t, pid_t tid,
 			sched_yield();
 			continue;
 		}
-		reap_dead(t);
+		for (size_t i = 0; i < t->tids.len; i++)
+			if (t->tids.at[i] != tid)
+				reap_if_dead(t->tids.at[i]);
 		nap();
 	}
 	if (!WIFSTOPPED(status))
@@ -390,6 +338,15 @@ static int check_leaders(struct freezing *f, struct err *err)
 	return 0;
 }
 
+/* All but the leaders, for whom everybody waits who wants to know of the end. */
+static void list_threads(struct frozen_tree *tree)
+{
+	for (size_t i = 0; i < tree->tasks.len; i++)
+		for (size_t k = 1; k < tree->tasks.at[i].tids.len; k++)
+			vec_push(&tree->threads, tree->tasks.at[i].tids.at[k]);
+	reaper_look_at(tree->reaper, tree->threads.at, tree->threads.len);
+}
+
 static int check_root(pid_t root, struct err *err)
 {
 	struct proc_status status;
@@ -408,17 +365,14 @@ static int check_root(pid_t root, struct err *err)
 int freeze_tree(pid_t root, unsigned int timeout_s, struct frozen_tree *ret_tree, struct err *err)
 {
 	struct freezing f = { .deadline_us = clock_us() + timeout_s * 1000000ull };
-	struct watch watch;
 	int r = check_root(root, err);
 
 	if (r == 0)
 		r = add_task(&f, root, 0, err);
 	if (r == 0)
-		r = watch_begin(&f, &watch, err);
-	if (r == 0) {
+		r = reaper_start(&f.tree.reaper, err);
+	if (r == 0)
 		r = freeze_all(&f, err);
-		watch_end(&watch);
-	}
 	if (r == 0)
 		r = check_leaders(&f, err);
 	if (r < 0) {
@@ -426,6 +380,7 @@ int freeze_tree(pid_t root, unsigned int timeout_s, struct frozen_tree *ret_tree
 		freeze_free(&f.tree);
 		return r;
 	}
+	list_threads(&f.tree);
 	*ret_tree = f.tree;
 	return 0;
 }
@@ -460,4 +415,7 @@ void freeze_free(struct frozen_tree *tree)
 	for (size_t i = 0; i < tree->tasks.len; i++)
 		vec_free(&tree->tasks.at[i].tids);
 	vec_free(&tree->tasks);
+	reaper_free(tree->reaper);
+	vec_free(&tree->threads);
+	tree->reaper = NULL;
 }

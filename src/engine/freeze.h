@@ -13,6 +13,7 @@
 
 #include "base/err.h"
 #include "base/vec.h"
+#include "engine/reaper.h"
 #include "kernel/proc_task.h"
 
 struct frozen_task {
@@ -23,7 +24,11 @@ struct frozen_task {
 	bool stands, has_children;      /* while freezing: no thread of it runs; it was seen as a parent */
 };
 
-struct frozen_tree { VEC(struct frozen_task) tasks; };          /* parents before children */
+struct frozen_tree {
+	VEC(struct frozen_task) tasks;  /* parents before children */
+	VEC(pid_t) threads;             /* all but the leaders: at them the reaper looks */
+	struct reaper *reaper;          /* works until freeze_free(): a tree that is killed meanwhile ends, and is an error */
+};
 
 /*
  * ETIMEDOUT: a thread did not stop in time (uninterruptible sleep, vfork); ESRCH: no such process;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
@@ -13,14 +14,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/own.h"
 #include "engine/restoring.h"
 #include "kernel/ptrace.h"
 
-#define CLONE_TRIES     50
-#define CLONE_NAP_NS    1000000
+#define ID_NAP_NS  1000000
+#define ID_WAIT_US 2000000u
 
 #define KINDS_OPS        256u           /* more than all task kinds take before they ask for room themselves */
 #define KINDS_DATA_BYTES (16u * 1024)
@@ -120,52 +122,51 @@ static int place_dirs(struct restoring *r, struct vessel *v, const struct task *
 
 /* ---- threads ---- */
 
-static bool is_there(const struct task *t, const struct thread *th)
+static int clone_threads(struct vessel *v, const struct task *t, size_t from, struct err *err)
 {
-	return syscall(SYS_tgkill, t->pid, th->tid, 0) == 0;
-}
+	int done = 0;
 
-static int clone_thread(struct vessel *v, const struct thread *th, struct err *err)
-{
-	struct clone_args args = {
-		.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
-			 CLONE_PTRACE | CLONE_CHILD_CLEARTID,
-		.child_tid = th->clear_tid,
-		.set_tid_size = 1,
-	};
-	int done = vessel_room(v, 1, sizeof(args) + 64, err);
+	for (size_t i = from; done == 0 && i < t->threads.len; i++) {
+		const struct thread *th = &t->threads.at[i];
+		struct clone_args args = {
+			.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
+				 CLONE_PTRACE | CLONE_CHILD_CLEARTID,
+			.child_tid = th->clear_tid,
+			.set_tid_size = 1,
+		};
 
-	args.set_tid = script_data(&v->script, &th->tid, sizeof(th->tid));
-	script_call_value(&v->script, (uint64_t)th->tid, SYS_clone3, "make a thread with its id",
-			  script_data(&v->script, &args, sizeof(args)), sizeof(args));
-	return done;
-}
-
-/* An id that was just freed may be taken for a moment longer: then those that are missing are tried again. */
-static int clone_threads(struct vessel *v, const struct task *t, struct err *err)
-{
-	int done = -EEXIST;
-
-	for (int tries = 0; done == -EEXIST && tries < CLONE_TRIES; tries++) {
-		if (tries > 0)
-			nanosleep(&(struct timespec){ .tv_nsec = CLONE_NAP_NS }, NULL);
-		script_clear(&v->script);
-		done = 0;
-		for (size_t i = 1; done == 0 && i < t->threads.len; i++)
-			if (tries == 0 || !is_there(t, &t->threads.at[i]))
-				done = clone_thread(v, &t->threads.at[i], err);
-		if (done == 0)
-			done = vessel_run(v, err);
+		done = vessel_room(v, 1, sizeof(args) + 64, err);
+		args.set_tid = script_data(&v->script, &th->tid, sizeof(th->tid));
+		script_call_value(&v->script, (uint64_t)th->tid, SYS_clone3, "make a thread with its id",
+				  script_data(&v->script, &args, sizeof(args)), sizeof(args));
 	}
-	return done;
+	return done < 0 ? done : vessel_run(v, err);
 }
 
+/* How many of its threads are there; they were made in their order. */
+static size_t count_threads(const struct task *t)
+{
+	size_t n = 1;
+	char path[64];
+
+	for (; n < t->threads.len; n++) {
+		snprintf(path, sizeof(path), "/proc/%d/task/%d", t->pid, t->threads.at[n].tid);
+		if (access(path, F_OK) < 0)
+			break;
+	}
+	return n;
+}
+
+/* An id is taken until the last moment of the thread that had it, which may be long: one of SCHED_IDLE. */
 static int make_threads(struct vessel *v, const struct task *t, struct err *err)
 {
-	int done = vessel_run(v, err);
+	uint64_t until_us = clock_us() + ID_WAIT_US;
+	int done = clone_threads(v, t, 1, err);
 
-	if (done == 0)
-		done = clone_threads(v, t, err);
+	while (done == -EEXIST && clock_us() < until_us) {
+		nanosleep(&(struct timespec){ .tv_nsec = ID_NAP_NS }, NULL);
+		done = clone_threads(v, t, count_threads(t), err);
+	}
 	for (size_t i = 1; done == 0 && i < t->threads.len; i++)
 		done = vessel_catch_thread(t->threads.at[i].tid, err);
 	return done;

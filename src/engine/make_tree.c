@@ -22,7 +22,7 @@
 #include "engine/restoring.h"
 #include "kernel/proc_task.h"
 
-#define CLONE_TRIES     50
+#define CLONE_TRIES     1000
 #define PID_NAP_NS      1000000
 #define ZOMBIE_WAIT_US  5000000u
 

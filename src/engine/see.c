@@ -153,7 +153,8 @@ static int open_task(struct seeing *s, struct seen_task *seen, const struct task
 		gadgets.signal = gadgets_choose_signal(&gadgets, seen->status.sig_cgt,
 						       seen->status.sig_pnd | seen->status.shd_pnd);
 	for (size_t i = 0; r == 0 && i < seen->subjects.len; i++) {
-		r = subject_open(&seen->subjects.at[i], &gadgets, &seen->maps, (unsigned int)i, err);
+		r = subject_open(&seen->subjects.at[i], &gadgets, &seen->maps, seen->subjects.at, seen->subjects.len,
+				 err);
 		if (r == -ENOSPC) {
 			log_warn("%s: some of its state can't be asked", err->text);
 			r = 0;

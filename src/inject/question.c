@@ -16,11 +16,12 @@
 #include "kernel/arch/x86_64/xstate.h"
 #include "kernel/sys.h"
 
-#define PAGE                    4096u
 #define GADGET_BYTES            9u              /* the longest: a sigreturn */
 #define RED_ZONE                128u
 #define ROOM_BELOW              8192u           /* what must be free below the stack pointer */
-#define SLOT_BYTES              (16u * 1024)    /* frames in the main stack lie this far apart */
+#define FAR_AWAY                (16u * 1024)    /* from the stack pointer of a thread that lends its stack */
+#define SLOT_BYTES              (16u * 1024)    /* borrowers of one stack lie this far apart */
+#define ALIGNMENTS              128u            /* what the parts of a frame may lose by theirs */
 #define XSAVE_SW_OFFSET         464u            /* the 48 bytes that belong to software */
 #define MAGIC_BEFORE            0x46505853u     /* FP_XSTATE_MAGIC1 */
 #define MAGIC_BEHIND            0x46505845u     /* FP_XSTATE_MAGIC2 */
@@ -256,6 +257,24 @@ static int abort_rseq(struct subject *s, struct err *err)
 	return 0;
 }
 
+/*
+ * How much of an XSAVE area is kept: up to the last component in use.  ptrace
+ * gives room for all that the processor has, 11 KiB with AMX, and a frame that
+ * says it is larger than what this task may use is taken for one without any
+ * vector state.  What lies behind is in its initial state.
+ */
+static size_t used_len(const uint8_t *xsave, size_t xsave_len)
+{
+	size_t end = XSTATE_LEGACY_BYTES, offset, len;
+	uint64_t used;
+
+	memcpy(&used, xsave + XSTATE_HEADER, sizeof(used));
+	for (unsigned int i = XSTATE_AVX; i < 63; i++)
+		if (used >> i & 1 && xstate_place(i, &offset, &len) && offset + len > end)
+			end = offset + len;
+	return end < xsave_len ? end : xsave_len;
+}
+
 int subject_see(pid_t tid, struct subject *ret_subject, struct err *err)
 {
 	struct subject s = { .tid = tid };
@@ -275,6 +294,9 @@ int subject_see(pid_t tid, struct subject *ret_subject, struct err *err)
 	r = abort_rseq(&s, err);
 	if (r < 0)
 		return r;
+	if (s.xsave_len < XSTATE_LEGACY_BYTES)
+		return err_set(err, EOPNOTSUPP, "an XSAVE area of %zu bytes", s.xsave_len);
+	s.xsave_len = used_len(xsave, s.xsave_len);
 	s.xsave = mem_dup(xsave, s.xsave_len + 4);
 	*ret_subject = s;
 	return 0;
@@ -289,63 +311,82 @@ static const struct proc_map *map_of(const struct proc_maps *maps, taddr at)
 }
 
 /*
- * Is what lies below the stack pointer dead?  True of a stack of its own: the
- * main one, one that holds its thread's TLS (as pthread's do), one with a guard
- * right below.  Not true of stacks cut out of a heap (Go): those threads borrow
- * room at the far end of [stack].
+ * The stack that a thread stands on, if what lies below its stack pointer is dead: the main stack, or one with a guard
+ * right below, as pthread's are.  Not so of stacks cut out of a heap (Go's, coroutines'): anything may lie below them.
  */
-static bool own_stack(const struct subject *s, const struct proc_maps *maps, const struct proc_map *m)
+static const struct proc_map *own_stack(const struct subject *s, const struct proc_maps *maps)
 {
-	const struct proc_map *below = m > maps->at ? m - 1 : NULL;
+	const struct proc_map *m = map_of(maps, s->seen.rsp - 1), *below = m && m > maps->at ? m - 1 : NULL;
 
-	if (strcmp(m->name, "[stack]") == 0 || (s->seen.fs_base >= m->start && s->seen.fs_base < m->end))
-		return true;
-	return below && below->end == m->start && below->prot == PROT_NONE;
-}
-
-/*
- * How much of the XSAVE area goes into a frame: up to the last component in use.
- * ptrace gives room for all that the processor has, and a frame that says it is
- * larger than what this task may use (AMX) is taken for one without any vector
- * state.  What lies behind is in its initial state, and is put back to that.
- */
-static size_t frame_xsave_len(const struct subject *s)
-{
-	size_t end = XSTATE_LEGACY_BYTES, offset, len;
-	uint64_t used;
-
-	memcpy(&used, s->xsave + XSTATE_HEADER, sizeof(used));
-	for (unsigned int i = XSTATE_AVX; i < 63; i++)
-		if (used >> i & 1 && xstate_place(i, &offset, &len) && offset + len > end)
-			end = offset + len;
-	return end < s->xsave_len ? end : s->xsave_len;
+	if (!m || !(m->prot & PROT_WRITE))
+		return NULL;
+	if (strcmp(m->name, "[stack]") == 0 || (below && below->end == m->start && below->prot == PROT_NONE))
+		return m;
+	return NULL;
 }
 
 static size_t frame_bytes(const struct subject *s)
 {
-	return sizeof(struct sigframe) + frame_xsave_len(s) + 4 + 64 + 16;
+	return sizeof(struct sigframe) + s->xsave_len + 4 + CHAIN_BYTES + QUESTION_OUT_BYTES + ALIGNMENTS;
 }
 
-static int find_room(const struct subject *s, const struct proc_maps *maps, unsigned int slot, taddr *ret_top,
-		     struct err *err)
+/*
+ * The far end of a thread's stack: should ferry die, that thread goes on too, and must not get there first.  slot: how
+ * many borrow already, from whomever.
+ */
+static bool far_end(const struct proc_map *m, taddr rsp, size_t need, size_t slot, taddr *ret_top)
 {
-	const struct proc_map *m = map_of(maps, s->seen.rsp - 1);
-	size_t need = frame_bytes(s) + CHAIN_BYTES + QUESTION_OUT_BYTES;
+	taddr low = m->start + slot * SLOT_BYTES;
 
-	if (m && own_stack(s, maps, m) && (m->prot & PROT_WRITE) &&
-	    s->seen.rsp - m->start >= RED_ZONE + need + ROOM_BELOW) {
+	if (need > SLOT_BYTES || rsp < low || rsp - low < need + FAR_AWAY)
+		return false;
+	*ret_top = low + need;
+	return true;
+}
+
+/* A main stack that nobody stands on (the main thread is on one of its own making) was hardly used. */
+static const struct proc_map *idle_stack(const struct proc_maps *maps, const struct subject *all, size_t count)
+{
+	for (size_t i = 0; i < maps->len; i++)
+		if (strcmp(maps->at[i].name, "[stack]") == 0) {
+			for (size_t k = 0; k < count; k++)
+				if (map_of(maps, all[k].seen.rsp - 1) == &maps->at[i])
+					return NULL;
+			return &maps->at[i];
+		}
+	return NULL;
+}
+
+static size_t count_borrowers(const struct subject *all, size_t count)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < count; i++)
+		n += all[i].open && all[i].borrows;
+	return n;
+}
+
+static int find_room(struct subject *s, const struct proc_maps *maps, const struct subject *all, size_t count,
+		     taddr *ret_top, struct err *err)
+{
+	const struct proc_map *m = own_stack(s, maps);
+	size_t need = frame_bytes(s), slot;
+
+	s->borrows = false;
+	if (m && s->seen.rsp - m->start >= RED_ZONE + need + ROOM_BELOW) {
 		*ret_top = s->seen.rsp - RED_ZONE;
 		return 0;
 	}
-	for (size_t i = 0; i < maps->len; i++) {
-		const struct proc_map *stack = &maps->at[i];
-		taddr top = stack->start + (uint64_t)(slot + 1) * SLOT_BYTES;
-
-		if (strcmp(stack->name, "[stack]") == 0 && top + 2 * PAGE < stack->end && need <= SLOT_BYTES) {
-			*ret_top = top;
+	s->borrows = true;
+	slot = count_borrowers(all, count);
+	for (size_t i = 0; i < count; i++) {
+		m = own_stack(&all[i], maps);
+		if (m && far_end(m, all[i].seen.rsp, need, slot, ret_top))
 			return 0;
-		}
 	}
+	m = idle_stack(maps, all, count);
+	if (m && far_end(m, m->end, need, slot, ret_top))
+		return 0;
 	return err_set(err, ENOSPC, "thread %d has no room on its stack to be asked", s->tid);
 }
 
@@ -397,7 +438,7 @@ static int write_frame(pid_t tid, taddr frame_at, const struct sigframe *frame, 
 
 static int lay_frame(struct subject *s, taddr top, struct err *err)
 {
-	size_t len = frame_xsave_len(s);
+	size_t len = s->xsave_len;
 	taddr fpstate = (top - len - 4) & ~63ull;
 	own_free uint8_t *xsave = mem_dup(s->xsave, len + 4);
 	struct sigframe frame;
@@ -415,13 +456,13 @@ static int lay_frame(struct subject *s, taddr top, struct err *err)
 }
 
 int subject_open(struct subject *s, const struct gadgets *g, const struct proc_maps *maps,
-		 unsigned int slot, struct err *err)
+		 const struct subject *all, size_t count, struct err *err)
 {
 	taddr top;
 	int r;
 
 	s->gadgets = *g;
-	r = find_room(s, maps, slot, &top, err);
+	r = find_room(s, maps, all, count, &top, err);
 	if (r == 0)
 		r = lay_frame(s, top, err);
 	if (r < 0)
@@ -435,7 +476,10 @@ int subject_open(struct subject *s, const struct gadgets *g, const struct proc_m
 	if (r < 0)
 		return r;
 	s->open = true;
-	return ptrace_set_sigmask(s->tid, g->signal ? ~(1ull << (g->signal - 1)) : ~0ull, err);
+	r = ptrace_set_sigmask(s->tid, g->signal ? ~(1ull << (g->signal - 1)) : ~0ull, err);
+	if (r < 0)
+		subject_close(s, &(struct err){ 0 });
+	return r;
 }
 
 /* Resumes to the next system call stop.  Only SIGSTOP can come in between. */
@@ -689,6 +733,10 @@ int subject_close(struct subject *s, struct err *err)
 		r = sys_write_memory(s->tid, s->saved_at, s->saved, s->saved_len, err);
 	if (r == 0 && s->stopped)
 		kill(s->tid, SIGSTOP);
+	free(TAKE_PTR(s->saved));
+	free(TAKE_PTR(s->kept));
+	s->kept_len = 0;
+	s->replay = NULL;
 	return r;
 }
 

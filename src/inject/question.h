@@ -68,8 +68,8 @@ struct subject {
 	uint32_t interrupted;                   /* the kernel's code (512..514) of the call that `restart` makes again; 0: none */
 	uint64_t mask;
 	struct ptrace_rseq rseq;
-	size_t xsave_len;
-	uint8_t *xsave;                         /* owned */
+	size_t xsave_len;                       /* up to the last component in use */
+	uint8_t *xsave;                         /* owned; standard form */
 
 	/* between open and close */
 	struct gadgets gadgets;
@@ -78,6 +78,7 @@ struct subject {
 	uint8_t *saved;                         /* owned: the bytes that the frame covers */
 	size_t saved_len;
 	bool open, stopped;                     /* stopped: a SIGSTOP came meanwhile, to be sent again */
+	bool borrows;                           /* its frame lies on another thread's stack */
 	bool after_chain;                       /* it stands behind a chain, not before the frame */
 	bool at_call;                           /* it stands at the end of a question's system call */
 	struct answer *kept;                    /* owned */
@@ -89,11 +90,13 @@ struct subject {
 int subject_see(pid_t tid, struct subject *ret_subject, struct err *err);
 
 /*
- * Lays the frame.  ENOSPC: no dead stack of 8 KiB below the stack pointer nor
- * below [stack].  On failure the thread is as it was.
+ * Lays the frame: in dead stack below the thread's stack pointer, or, where
+ * there is none, at the far end of the stack of another one.  `all` are the
+ * task's threads, seen and stopped, the leader first; who borrows must be open
+ * alone.  ENOSPC: no dead stack anywhere.  On failure the thread is as it was.
  */
 int subject_open(struct subject *s, const struct gadgets *g, const struct proc_maps *maps,
-		 unsigned int slot, struct err *err);
+		 const struct subject *all, size_t count, struct err *err);
 int subject_close(struct subject *s, struct err *err);
 void subject_free(struct subject *s);
 

@@ -12,9 +12,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -107,12 +110,29 @@ static int see_lost(const struct fd_view *v, char **path, struct err *err)
 	return 0;
 }
 
+/* /proc/PID of a task of the tree: when files are made again there is no such task yet. */
+static int check_proc(const struct fd_view *v, const char *path, struct err *err)
+{
+	struct statfs fs;
+
+	if (fstatfs(v->fd, &fs) < 0)
+		return err_sys(err, "%s", path);
+	for (const char *at = path; fs.f_type == PROC_SUPER_MAGIC && (at = strchr(at, '/')) != NULL; at++) {
+		char *end;
+		unsigned long pid = strtoul(at + 1, &end, 10);
+
+		if (end > at + 1 && (*end == '/' || *end == '\0') && pid <= INT_MAX && snapshot_task(v->snapshot, (pid_t)pid))
+			return err_set(err, EOPNOTSUPP, "%s belongs to a process of the tree: not handled yet", path);
+	}
+	return 0;
+}
+
 static int reg_see(const struct fd_view *v, void *state, struct err *err)
 {
 	own_free char *path = mem_str(v->link);
-	int r = 0;
+	int r = check_proc(v, path, err);
 
-	if (!same_file(path, &v->st))
+	if (r == 0 && !same_file(path, &v->st))
 		r = see_lost(v, &path, err);
 	if (r < 0)
 		return r;

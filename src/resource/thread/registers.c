@@ -74,7 +74,7 @@ static int registers_see(const struct task_view *view, struct subject *s, struct
 	int r;
 
 	(void)view;
-	if (s->xsave_len < XSTATE_LEGACY_BYTES || s->xsave_len != xstate_size())
+	if (s->xsave_len > xstate_size())
 		return err_set(err, EOPNOTSUPP, "an XSAVE area of %zu bytes", s->xsave_len);
 	memcpy(&used, s->xsave + XSTATE_HEADER, sizeof(used));
 	r = check_components(used, IN_RECORD, "no image can hold", err);
@@ -86,8 +86,9 @@ static int registers_see(const struct task_view *view, struct subject *s, struct
 		return err_set(err, EOPNOTSUPP, "thread %d has a shadow stack", s->tid);
 	t->regs = s->restart;
 	t->interrupted = s->interrupted;
-	t->xsave = mem_dup(s->xsave, s->xsave_len);
-	t->xsave_len = s->xsave_len;
+	t->xsave = mem_new(xstate_size());      /* what is not in use is in its initial state */
+	memcpy(t->xsave, s->xsave, s->xsave_len);
+	t->xsave_len = xstate_size();
 	t->mask = s->mask;
 	return 0;
 }

@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/own.h"
+#include "inject/vessel.h"
 #include "kernel/proc.h"
 #include "kernel/proc_task.h"
 
@@ -59,7 +60,9 @@ int in_pid_namespace(int (*run)(void))
 			print_message("/proc can't be mounted here: skipped\n");
 			exit(TEST_SKIPPED);
 		}
-		exit(run());
+		status = run();
+		fflush(NULL);
+		_exit(status);          /* a leak checker can't work in there */
 	}
 	while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
@@ -112,11 +115,7 @@ pid_t task_exec(const char *const argv[], int *ret_input_fd)
 
 void task_end(pid_t pid)
 {
-	int status;
-
-	kill(pid, SIGKILL);
-	while (waitpid(pid, &status, __WALL) == pid && !WIFEXITED(status) && !WIFSIGNALED(status))
-		;
+	vessel_kill(pid);       /* its threads may still be held */
 }
 
 void *task_board(size_t len_bytes)
@@ -129,7 +128,7 @@ void *task_board(size_t len_bytes)
 
 static bool in_call(pid_t tid, long nr)
 {
-	char text[300], state;
+	char text[1000], state;
 	struct err err;
 	long now = -1;
 
@@ -154,7 +153,7 @@ void until_in_call(pid_t tid, long nr)
 void until_state(pid_t tid, char state)
 {
 	uint64_t end = clock_us() + PATIENCE_US;
-	char text[500];
+	char text[1000];
 	struct err err;
 
 	do {

@@ -48,7 +48,7 @@ static int lay(pid_t pid)
 	return ptrace_seize(pid, 0, &err) < 0 || ptrace_interrupt(pid, &err) < 0 ||
 	       ptrace_wait(pid, &stop, NULL, &err) < 0 || proc_maps(pid, &maps, &err) < 0 ||
 	       gadgets_find(pid, &maps, &gadgets, &err) < 0 || subject_see(pid, &s, &err) < 0 ||
-	       subject_open(&s, &gadgets, &maps, 0, &err) < 0;
+	       subject_open(&s, &gadgets, &maps, &s, 1, &err) < 0;
 }
 
 static void keeps_vector_registers(void **unused)

@@ -15,6 +15,11 @@
 #define KNOWN_PROT (PROT_READ | PROT_WRITE | PROT_EXEC)
 #define KNOWN_FLAGS (MAP_SHARED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE | MAP_LOCKED | \
 		     MAP_STACK | MAP_DENYWRITE | MAP_EXECUTABLE | MAP_FIXED)
+/* what stays with a mapping; other advice would throw away what is in it, or in its file */
+#define KNOWN_ADVICE (1ull << MADV_NORMAL | 1ull << MADV_RANDOM | 1ull << MADV_SEQUENTIAL | 1ull << MADV_WILLNEED | \
+		      1ull << MADV_DONTFORK | 1ull << MADV_DOFORK | 1ull << MADV_MERGEABLE | 1ull << MADV_UNMERGEABLE |  \
+		      1ull << MADV_HUGEPAGE | 1ull << MADV_NOHUGEPAGE | 1ull << MADV_DONTDUMP | 1ull << MADV_DODUMP |    \
+		      1ull << MADV_WIPEONFORK | 1ull << MADV_KEEPONFORK)
 #define UNHANDLED  (VMA_SYSV | VMA_SOCKET | VMA_AIO | 0x8000 /* shadow stack */ | 0x10000 /* guard */)
 
 static int check_kind(const struct vma *v, struct err *err)
@@ -103,9 +108,9 @@ static int load_vma(const VmaEntry *e, struct snapshot *s, struct task *t, struc
 	if (v.start >= v.end || v.start % PAGE_BYTES || v.end % PAGE_BYTES || v.end > USER_END ||
 	    (last && v.start < last->end))
 		return err_set(err, EBADMSG, "out of order or outside of user memory");
-	if (v.prot & ~(uint32_t)KNOWN_PROT || v.flags & ~(uint32_t)KNOWN_FLAGS || v.pgoff % PAGE_BYTES || v.madvise >> 32)
-		return err_set(err, EBADMSG, "protection %#x, flags %#x, offset %#llx", v.prot, v.flags,
-			       (unsigned long long)v.pgoff);
+	if (v.prot & ~(uint32_t)KNOWN_PROT || v.flags & ~(uint32_t)KNOWN_FLAGS || v.pgoff % PAGE_BYTES || v.madvise & ~KNOWN_ADVICE)
+		return err_set(err, EBADMSG, "protection %#x, flags %#x, offset %#llx, advice %#llx", v.prot, v.flags,
+			       (unsigned long long)v.pgoff, (unsigned long long)v.madvise);
 	r = check_kind(&v, err);
 	if (r == 0 && v.status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED))
 		r = load_file_map(e, s, &v, err);

@@ -61,11 +61,6 @@ static int by_start(const void *a, const void *b)
 	return x->start < y->start ? -1 : x->start > y->start;
 }
 
-static int room(struct vessel *v, size_t ops, size_t data, struct err *err)
-{
-	return script_fits(&v->script, ops, data) ? 0 : vessel_run(v, err);
-}
-
 /* Everything goes but the blob, the vdso and what is kept. */
 static int unmap_rest(struct vessel *v, const struct task *t, const struct task *parent, struct err *err)
 {
@@ -81,7 +76,7 @@ static int unmap_rest(struct vessel *v, const struct task *t, const struct task 
 	qsort(keep.at, keep.len, sizeof(*keep.at), by_start);
 	vec_push(&keep, ((struct taddr_range){ TASK_END, TASK_END }));
 	for (size_t i = 0; done == 0 && i < keep.len; i++) {
-		done = room(v, 1, 0, err);
+		done = vessel_room(v, 1, 0, err);
 		if (at < keep.at[i].start)
 			script_call(&v->script, OP_WANT_ZERO, SYS_munmap, at, keep.at[i].start - at);
 		at = keep.at[i].end;
@@ -183,7 +178,7 @@ static int map_all(struct restoring *r, struct vessel *v, const struct task *t, 
 
 		if (m->status & (VMA_VVAR | VMA_VDSO) || inherited(m, parent))
 			continue;
-		done = room(v, 4, 0, err);
+		done = vessel_room(v, 4, 0, err);
 		if (done == 0)
 			map(r, v, m);
 	}
@@ -308,7 +303,7 @@ static int drop(struct comparing *c, taddr start, taddr end, struct err *err)
 
 		if (from >= to || !inherited(v, c->parent))
 			continue;
-		done = room(c->vessel, 1, 0, err);
+		done = vessel_room(c->vessel, 1, 0, err);
 		if (done == 0)
 			script_call(&c->vessel->script, OP_WANT_ZERO, SYS_madvise, from, to - from, MADV_DONTNEED);
 	}
@@ -407,7 +402,7 @@ static int narrow_all(struct vessel *v, const struct task *t, const struct task 
 
 		if (!narrows(m) || inherited(m, parent))
 			continue;
-		done = room(v, 1, 0, err);
+		done = vessel_room(v, 1, 0, err);
 		script_call(&v->script, OP_WANT_ZERO, SYS_mprotect, m->start, m->end - m->start, m->prot);
 	}
 	return done < 0 ? done : vessel_run(v, err);

@@ -74,16 +74,20 @@ static int save_stats(const struct restoring *r, struct err *err)
 	return done < 0 ? done : image_finish(&w, err);
 }
 
-/* Whatever was made dies; all are our tracees, and we wait for them. */
+/* Whatever was made dies; all are our tracees, and we wait for them.  Who stands, nobody has taken note of yet. */
 static void kill_all(struct restoring *r)
 {
+	int status;
+	pid_t got;
+
 	for (size_t i = 0; r->tasks && i < r->snapshot.tasks.len; i++)
 		if (r->tasks[i].made && !r->tasks[i].dead)
 			kill(r->snapshot.tasks.at[i].pid, SIGKILL);
 	for (size_t i = 0; i < r->helpers.len; i++)
 		kill(r->helpers.at[i].vessel.pid, SIGKILL);
-	while (waitpid(-1, NULL, __WALL) > 0 || errno == EINTR)
-		;
+	while ((got = waitpid(-1, &status, __WALL)) > 0 || errno == EINTR)
+		if (got > 0 && WIFSTOPPED(status))
+			kill(got, SIGKILL);
 }
 
 static void restoring_free(struct restoring *r)

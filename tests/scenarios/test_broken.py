@@ -193,6 +193,8 @@ EDITS = {
     "2^31 pages": ("pagemap-", lambda e: e[1].update(nr_pages=1 << 31)),
     "pages file that is not": ("pagemap-", lambda e: first(e).update(pages_id=77)),
     "pages backwards": ("pagemap-", lambda e: e.append(dict(e[1]))),
+    "advice that throws pages away": ("mm-", lambda e: first(e)["vmas"][0].update(madv=hex(1 << 4))),
+    "200,000 threads": ("pstree", lambda e: first(e)["threads"].extend(range(1_000_000, 1_200_000))),
     "cwd without a file": ("fs-", lambda e: first(e).update(cwd_id=9999)),
 }
 
@@ -290,6 +292,25 @@ def test_pid_is_taken(tool, images, start):
     assert_same(before, see(taker))
     program.end_tree(taker)
     assert tool.restore(images) == images.pid
+
+
+OWNED = """
+import fcntl, os, signal, sys
+fd = os.open("/dev/null", os.O_RDONLY)
+fcntl.fcntl(fd, fcntl.F_SETOWN, int(sys.argv[1]))
+signal.pause()
+"""
+
+
+def test_owner_is_gone(tool, start, workdir):
+    """A descriptor's signals went to a process that is not in the tree, and that has ended since: now to nobody."""
+    owner = sleeping(start)
+    pid = start(["/usr/bin/python3", "-c", OWNED, owner])
+    wait_asleep(pid)
+    tool.dump(pid, f"{workdir}/images")
+    wait_gone(pid)
+    program.end_tree(owner)
+    assert tool.restore(f"{workdir}/images") == pid
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@
 #pragma once
 #include <stddef.h>
 
-void *mem_new(size_t size);                     /* zeroed */
-void *mem_dup(const void *from, size_t size);
-char *mem_str(const char *s);
-char *mem_fmt(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+__attribute__((returns_nonnull)) void *mem_new(size_t size);     /* zeroed */
+__attribute__((returns_nonnull)) void *mem_dup(const void *from, size_t size);
+__attribute__((returns_nonnull)) char *mem_str(const char *s);
+__attribute__((returns_nonnull, format(printf, 1, 2))) char *mem_fmt(const char *fmt, ...);
 
 __attribute__((noreturn)) void mem_out(void);     /* there is no memory left: says so, and ends the program */

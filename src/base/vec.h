@@ -22,5 +22,5 @@
 	})
 #define vec_free(v) (vec_free_((void **)&(v)->at), (v)->len = (v)->cap = 0)
 
-void *vec_grow_(void **at, size_t *len, size_t *cap, size_t size);
+__attribute__((returns_nonnull)) void *vec_grow_(void **at, size_t *len, size_t *cap, size_t size);
 void vec_free_(void **at);

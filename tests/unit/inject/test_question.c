@@ -825,6 +825,7 @@ static char *heap_below_tls(void)
 		at = mmap((void *)(m->start - HEAP), HEAP, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 	}
+	proc_maps_free(&maps);
 	return at != MAP_FAILED ? at : mmap(NULL, HEAP, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 }
 

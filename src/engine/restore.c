@@ -40,10 +40,24 @@ static int restore_tree(struct restoring *r, struct err *err)
 	return done;
 }
 
+/* Of a task that somebody kills while it is made, the threads must be waited for before its leader's end is told. */
+static int watch_threads(struct restoring *r, struct err *err)
+{
+	for (size_t i = 0; i < r->snapshot.tasks.len; i++)
+		for (size_t k = 1; k < r->snapshot.tasks.at[i].threads.len; k++)
+			vec_push(&r->threads, r->snapshot.tasks.at[i].threads.at[k].tid);
+	if (r->threads.len == 0)
+		return 0;
+	if (reaper_start(&r->reaper, err) < 0)
+		return -err->code;
+	reaper_look_at(r->reaper, r->threads.at, r->threads.len);
+	return 0;
+}
+
 /* Children first: what they tell their parents while they are made is over when the parent's own signals come. */
 static int restore_state(struct restoring *r, struct err *err)
 {
-	int done = 0;
+	int done = watch_threads(r, err);
 
 	for (size_t i = r->snapshot.tasks.len; done == 0 && i-- > 0;)
 		done = make_state(r, i, err);
@@ -74,20 +88,23 @@ static int save_stats(const struct restoring *r, struct err *err)
 	return done < 0 ? done : image_finish(&w, err);
 }
 
-/* Whatever was made dies; all are our tracees, and we wait for them.  Who stands, nobody has taken note of yet. */
+/*
+ * Whatever was made dies; all are our tracees, and we wait for them.  One that stops only now was made by a task
+ * that was killed before it could say so.
+ */
 static void kill_all(struct restoring *r)
 {
+	pid_t pid;
 	int status;
-	pid_t got;
 
 	for (size_t i = 0; r->tasks && i < r->snapshot.tasks.len; i++)
 		if (r->tasks[i].made && !r->tasks[i].dead)
 			kill(r->snapshot.tasks.at[i].pid, SIGKILL);
 	for (size_t i = 0; i < r->helpers.len; i++)
 		kill(r->helpers.at[i].vessel.pid, SIGKILL);
-	while ((got = waitpid(-1, &status, __WALL)) > 0 || errno == EINTR)
-		if (got > 0 && WIFSTOPPED(status))
-			kill(got, SIGKILL);
+	while ((pid = waitpid(-1, &status, __WALL)) > 0 || errno == EINTR)
+		if (pid > 0 && WIFSTOPPED(status))
+			kill(pid, SIGKILL);
 }
 
 static void restoring_free(struct restoring *r)
@@ -117,6 +134,8 @@ static void restoring_free(struct restoring *r)
 	vec_free(&r->maker.pipes);
 	vec_free(&r->maker.shmems);
 	vec_free(&r->helpers);
+	reaper_free(r->reaper);
+	vec_free(&r->threads);
 	free(r->tasks);
 	snapshot_free(&r->snapshot);
 	store_close(r->store);

@@ -357,7 +357,7 @@ static int compare_all(struct comparing *c, struct err *err)
 
 static int fill(struct restoring *r, struct vessel *v, const struct page_map *map, struct err *err)
 {
-	struct page_count count = { 0 };
+	struct page_count count = { .meter = &r->meter };
 	struct source_map src;
 	struct sink_task sink;
 	own_fd mem = -1;

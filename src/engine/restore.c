@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,8 +21,25 @@ static int restore_load(struct restoring *r, struct err *err)
 	return done < 0 ? done : load_snapshot(r->store, &r->snapshot, err);
 }
 
+/* Pages files are numbered from 1 on without a gap. */
+static uint64_t count_pages(const struct store *store)
+{
+	struct stat st;
+	uint64_t pages = 0;
+
+	for (uint64_t id = 1;; id++) {
+		own_fd fd = -1;
+
+		if (store_open_file(store, IMAGE_PAGES, id, &fd, &(struct err){ 0 }) <= 0 || fstat(fd, &st) < 0)
+			return pages;
+		pages += (uint64_t)st.st_size / PAGE_BYTES;
+	}
+}
+
 static int restore_files(struct restoring *r, struct err *err)
 {
+	if (r->meter.to)
+		r->meter.total = count_pages(r->store);
 	return make_files(r, err);
 }
 
@@ -156,7 +174,7 @@ int restore_run(const struct restore_options *options, struct restore_result *re
 		{ "load", restore_load },   { "files", restore_files }, { "tree", restore_tree },
 		{ "state", restore_state }, { "go", let_go },
 	};
-	struct restoring r = { .options = options };
+	struct restoring r = { .options = options, .meter = { .to = options->progress } };
 	struct err lost;
 	uint64_t started_us = clock_us();
 	size_t end = options->check_only ? 1 : ARRAY_LEN(steps);

@@ -37,6 +37,7 @@ struct restoring {
 	VEC(pid_t) threads;             /* of all tasks, without the leaders */
 	struct reaper *reaper;          /* looks at them; NULL: there are none */
 	struct restore_result result;
+	struct progress_meter meter;
 };
 
 /* ---- make_shmems.c ---- */

@@ -25,6 +25,8 @@ struct look { VEC(struct look_task { pid_t pid; struct proc_maps maps; }) tasks;
 
 /* As far as the tree can be seen: who comes or goes meanwhile is looked at after the freeze. */
 void look_at(pid_t root, struct look *ret_look);
+/* How many pages the tasks had of their own: about what a dump has to move. */
+uint64_t look_pages(const struct look *look);
 void look_free(struct look *look);
 
 /* What is known of a task beside the snapshot: raw, from /proc. */

@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "base/own.h"
 #include "engine/load.h"
+#include "engine/vdso.h"
 #include "engine/places.h"
 #include "image/messages.h"
 #include "resource/resource.h"
@@ -148,8 +149,19 @@ static int load_fs(struct store *store, struct snapshot *s, struct task *t, stru
 	return r < 0 ? r : load_need_file(s, t->root_file, "root directory", &f, err);
 }
 
-static int load_task(struct store *store, struct snapshot *s, const TaskKobjIdsEntry *own, struct task *t,
-		     struct err *err)
+/* Only looked at: they are loaded again when the task is made, for all at once may be much. */
+static int check_pages(struct store *store, const struct task *t, struct err *err)
+{
+	struct page_map map;
+	int r = load_pages(store, t, &map, err);
+
+	if (r == 0)
+		page_map_free(&map);
+	return r;
+}
+
+static int load_task(struct store *store, struct snapshot *s, const TaskKobjIdsEntry *own, const struct vdso *vdso,
+		     struct task *t, struct err *err)
 {
 	int r = load_cores(store, t, err);
 
@@ -160,7 +172,11 @@ static int load_task(struct store *store, struct snapshot *s, const TaskKobjIdsE
 		r = load_fdinfo(store, s, t, err);
 	if (r == 0)
 		r = load_fs(store, s, t, err);
-	return r < 0 ? r : load_mm(store, s, t, err);
+	if (r == 0)
+		r = load_mm(store, s, t, err);
+	if (r == 0)
+		r = vdso_check_layout(vdso, &t->mm, err);
+	return r < 0 ? r : check_pages(store, t, err);
 }
 
 static int check_tree(const struct snapshot *s, struct err *err)
@@ -176,15 +192,18 @@ static int check_tree(const struct snapshot *s, struct err *err)
 int load_snapshot(struct store *store, struct snapshot *s, struct err *err)
 {
 	own_message InventoryEntry *inventory = NULL;
+	struct vdso vdso;
 	int r = load_inventory(store, &inventory, err);
 
 	if (r == 0)
 		r = load_pstree(store, s, err);
 	if (r == 0)
 		r = load_files(store, s, err);
+	if (r == 0)
+		r = vdso_own(&vdso, err);
 	for (size_t i = 0; r == 0 && i < s->tasks.len; i++) {
 		LOG_SCOPE("task %d", s->tasks.at[i].pid);
-		r = load_task(store, s, inventory->root_ids, &s->tasks.at[i], err);
+		r = load_task(store, s, inventory->root_ids, &vdso, &s->tasks.at[i], err);
 	}
 	return r < 0 ? r : check_tree(s, err);
 }

@@ -121,26 +121,6 @@ static int load_vma(const VmaEntry *e, struct snapshot *s, struct task *t, struc
 	return r;
 }
 
-static int check_vdso(const struct mm *mm, struct err *err)
-{
-	const struct vma *last = NULL;
-	unsigned int code = 0;
-
-	for (size_t i = 0; i < mm->vmas.len; i++) {
-		const struct vma *v = &mm->vmas.at[i];
-
-		if (!(v->status & (VMA_VVAR | VMA_VDSO)))
-			continue;
-		if (last && last->end != v->start)
-			return err_set(err, EBADMSG, "the vdso is torn apart");
-		code += v->status & VMA_VDSO ? 1 : 0;
-		last = v;
-	}
-	if (code != 1)
-		return err_set(err, EOPNOTSUPP, "it has %u vdso mappings: not handled", code);
-	return 0;
-}
-
 static void load_marks(const MmEntry *e, struct mm *mm)
 {
 	mm->start_code = e->mm_start_code, mm->end_code = e->mm_end_code;
@@ -172,5 +152,5 @@ int load_mm(struct store *store, struct snapshot *s, struct task *t, struct err 
 	r = load_need_file(s, t->mm.exe_file, "program", &exe, err);
 	for (size_t i = 0; r == 0 && i < e->n_vmas; i++)
 		r = load_vma(e->vmas[i], s, t, err);
-	return r < 0 ? r : check_vdso(&t->mm, err);
+	return r;
 }

@@ -11,6 +11,7 @@
 #include "base/own.h"
 #include "engine/places.h"
 #include "engine/see.h"
+#include "engine/vdso.h"
 #include "kernel/sys.h"
 
 #define USER_CS 0x33u                   /* 64-bit code */
@@ -383,7 +384,9 @@ int see_tree(struct seeing *s, struct err *err)
 	s->dirs.what = SYS_KCMP_FS;
 	for (size_t i = 0; i < s->tree->tasks.len; i++)
 		s->forked_since |= !s->tree->tasks.at[i].zombie && !looked_at(s, s->tree->tasks.at[i].pid);
-	r = see_all(s, err);
+	r = vdso_own(&s->vdso, err);
+	if (r == 0)
+		r = see_all(s, err);
 	closed = close_tree(s, r < 0 ? &(struct err){ 0 } : err);
 	if (r < 0 || closed < 0)
 		return r < 0 ? r : closed;

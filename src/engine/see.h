@@ -51,6 +51,7 @@ struct seeing {
 	struct seen_task *tasks;        /* one for each in tree->tasks; owned */
 	VEC(size_t) by_order;           /* descriptors' files in the snapshot, in an order in which they are found */
 	struct kcmp_set memories, tables, dirs; /* tasks by address space, descriptor table, working directory */
+	struct vdso vdso;               /* ferry's own */
 	struct sock_diag socks;
 	bool have_socks, shell_job;
 	/* optional; told when all tasks are listed, and of each when it is complete and its threads stand as found */

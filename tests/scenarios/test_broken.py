@@ -16,11 +16,12 @@ import program
 from board import Board
 from images import NOT_FOR_CRIT, crit_decode, images_in
 from procstate import assert_same, see
-from waiting import gone, wait_asleep, wait_gone, wait_until
+from waiting import gone, wait_asleep, wait_gone, wait_line, wait_until
 
 SEED = int(os.environ.get("FERRY_SEED") or random.SystemRandom().randrange(1 << 32))
 SAMPLES = int(os.environ.get("FERRY_BROKEN_SAMPLES", "150"))
 CHECKSUMS = "ferry-checksums.img"
+VMA_VDSO = 8
 BROKEN = os.path.join(os.path.dirname(paths.FERRY_ASAN), "tests", "fuzz", "broken")
 SANITIZER_WORDS = ("AddressSanitizer", "LeakSanitizer", "runtime error:")
 
@@ -217,6 +218,50 @@ def record(*fields):
         return bytes([value & 0x7f | 0x80]) + varint(value >> 7) if value > 0x7f else bytes([value])
     message = b"".join(varint(number << 3) + varint(value) for number, value in fields)
     return len(message).to_bytes(4, "little") + message
+
+
+def place_in_pages(images, pid, address):
+    """(pages file, offset) of what a task's pagemap says of `address`."""
+    head, *runs = json.loads(crit_decode(f"{images}/pagemap-{pid}.img"))["entries"]
+    offset = 0
+    for run in runs:
+        start, count = int(str(run["vaddr"]), 0), run["nr_pages"]
+        if start <= address < start + count * 4096:
+            return f"{images}/pages-{head['pages_id']}.img", offset + address - start
+        offset += count * 4096
+    return pytest.fail(f"no page at {address:#x}")
+
+
+def vdso_in(images, pid):
+    """(start, end)"""
+    mappings = first(json.loads(crit_decode(f"{images}/mm-{pid}.img"))["entries"])["vmas"]
+    return next((int(str(m["start"]), 0), int(str(m["end"]), 0)) for m in mappings if int(str(m["status"]), 0) & VMA_VDSO)
+
+
+@pytest.mark.parametrize("where", ["start", "end"])
+def test_vdso_of_another_kernel(tool, images, where):
+    start, end = vdso_in(images, images.pid)
+    path, offset = place_in_pages(images, images.pid, start + 100 if where == "start" else end - 1)
+    with open(path, "r+b") as f:
+        f.seek(offset)
+        byte = f.read(1)
+        f.seek(offset)
+        f.write(bytes([byte[0] ^ 1]))
+    assert_refused(restore(tool, images), "vdso")
+    with open(path, "r+b") as f:
+        f.seek(offset)
+        f.write(byte)
+    assert tool.restore(images) == images.pid
+
+
+@pytest.mark.parametrize("how", ["changed", "gone", "moved"])
+def test_vdso_of_its_own(tool, start, workdir, how):
+    """A program that did something to its vdso is left alone."""
+    out = f"{workdir}/out"
+    pid = start([paths.program("scenarios", "vdso"), out, how], cwd=workdir)
+    wait_line(out, "ready")
+    wait_asleep(pid)
+    assert_dump_failed_well(tool, pid, f"{workdir}/images", "vdso")
 
 
 @pytest.mark.parametrize("pages", [1 << 40, 1 << 51, 1 << 52, (1 << 64) - 1])

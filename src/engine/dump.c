@@ -57,7 +57,9 @@ static int begin_writing(void *arg, struct err *err)
 {
 	struct dump *d = arg;
 
-	return behind_begin(&d->behind, &d->snapshot, d->store, &d->reserve, d->options->progress, &d->result, err);
+	const struct progress_meter meter = { .to = d->options->progress, .total = look_pages(&d->look) };
+
+	return behind_begin(&d->behind, &d->snapshot, d->store, &d->reserve, meter, &d->result, err);
 }
 
 static void write_behind(void *arg, size_t index)

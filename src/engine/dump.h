@@ -18,7 +18,7 @@
 #include <sys/types.h>
 
 #include "base/err.h"
-#include "engine/progress.h"
+#include "base/progress.h"
 
 enum dump_then { DUMP_THEN_KILL, DUMP_THEN_RUN, DUMP_THEN_STOP };
 

@@ -54,9 +54,9 @@ static void *work(void *arg)
 }
 
 int behind_begin(struct behind *b, struct snapshot *s, struct store *store, struct reserve *reserve,
-		 const struct progress *progress, struct dump_result *result, struct err *err)
+		 struct progress_meter meter, struct dump_result *result, struct err *err)
 {
-	int r = pages_begin(&b->pages, s, store, reserve, progress, result, err);
+	int r = pages_begin(&b->pages, s, store, reserve, meter, result, err);
 
 	if (r < 0)
 		return r;

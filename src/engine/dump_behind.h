@@ -29,7 +29,7 @@ struct behind {
 };
 
 int behind_begin(struct behind *b, struct snapshot *s, struct store *store, struct reserve *reserve,
-		 const struct progress *progress, struct dump_result *result, struct err *err);
+		 struct progress_meter meter, struct dump_result *result, struct err *err);
 /* A task (zombies too) is complete and its threads stand as they will be found. */
 void behind_ready(struct behind *b, size_t index);
 /* Waits for it, and ends the pages' dump.  abandon: what is not begun is not done.  May be called without begin. */

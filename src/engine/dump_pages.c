@@ -119,7 +119,7 @@ int pages_task(struct pages_dump *d, size_t index, struct err *err)
 {
 	const struct task *t = &d->shared.snapshot->tasks.at[index];
 	struct page_runs plan = { 0 }, placed = { 0 };
-	struct page_count count = { 0 };
+	struct page_count count = { .meter = &d->meter };
 	struct source_task src;
 	own_fd mem = -1;
 	int r = proc_open_file(t->pid, "mem", O_RDONLY, &mem, err);
@@ -166,7 +166,7 @@ static int plan_object(int fd, uint64_t size, struct page_runs *plan, struct err
 static int dump_shmem(struct pages_dump *d, const struct shmem *o, struct err *err)
 {
 	struct page_runs plan = { 0 };
-	struct page_count count = { 0 };
+	struct page_count count = { .meter = &d->meter };
 	struct source_file src;
 	own_fd fd = -1;
 	int r;
@@ -186,9 +186,9 @@ static int dump_shmem(struct pages_dump *d, const struct shmem *o, struct err *e
 }
 
 int pages_begin(struct pages_dump *d, const struct snapshot *s, struct store *store, struct reserve *reserve,
-		const struct progress *progress, struct dump_result *result, struct err *err)
+		struct progress_meter meter, struct dump_result *result, struct err *err)
 {
-	*d = (struct pages_dump){ .store = store, .reserve = reserve, .progress = progress, .result = result,
+	*d = (struct pages_dump){ .store = store, .reserve = reserve, .meter = meter, .result = result,
 				  .next_pages_id = 1 };
 	return shared_init(&d->shared, s, store, err);
 }

@@ -21,7 +21,7 @@
 struct pages_dump {
 	struct store *store;
 	struct reserve *reserve;
-	const struct progress *progress;
+	struct progress_meter meter;
 	struct dump_result *result;
 	struct shared_dump shared;
 	uint32_t next_pages_id;
@@ -29,6 +29,6 @@ struct pages_dump {
 
 /* The snapshot has all its tasks (but not yet all that is known of them). */
 int pages_begin(struct pages_dump *d, const struct snapshot *s, struct store *store, struct reserve *reserve,
-		const struct progress *progress, struct dump_result *result, struct err *err);
+		struct progress_meter meter, struct dump_result *result, struct err *err);
 int pages_task(struct pages_dump *d, size_t index, struct err *err);
 int pages_end(struct pages_dump *d, bool abandon, struct err *err);

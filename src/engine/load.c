@@ -3,7 +3,10 @@
 #include <stdio.h>
 
 #include "base/log.h"
+#include "base/mem.h"
+#include "base/own.h"
 #include "engine/load.h"
+#include "engine/vdso.h"
 #include "engine/places.h"
 #include "image/messages.h"
 #include "resource/resource.h"
@@ -29,27 +32,21 @@ static int load_inventory(struct store *store, InventoryEntry **ret_inventory, s
 	return 0;
 }
 
-static bool pid_is_used(const struct snapshot *s, uint32_t pid)
-{
-	for (size_t i = 0; i < s->tasks.len; i++)
-		for (size_t k = 0; k < s->tasks.at[i].threads.len; k++)
-			if (s->tasks.at[i].threads.at[k].tid == (pid_t)pid)
-				return true;
-	return false;
-}
+enum { IS_THREAD = 1, IS_TASK };
 
 static bool pid_is_sane(uint32_t pid)
 {
 	return pid > 0 && pid <= PID_MAX;
 }
 
-static int load_pstree_entry(const PstreeEntry *e, struct snapshot *s, struct err *err)
+/* used: by pid what it is: 0 nobody, IS_THREAD, IS_TASK. */
+static int load_pstree_entry(const PstreeEntry *e, struct snapshot *s, uint8_t *used, struct err *err)
 {
 	struct task *t;
 
 	if (!pid_is_sane(e->pid) || e->pgid > PID_MAX || e->sid > PID_MAX)
 		return err_set(err, EBADMSG, "pstree: pid %u, group %u, session %u", e->pid, e->pgid, e->sid);
-	if ((e->ppid == 0) != (s->tasks.len == 0) || (e->ppid != 0 && !snapshot_task(s, (pid_t)e->ppid)))
+	if ((e->ppid == 0) != (s->tasks.len == 0) || (e->ppid != 0 && (!pid_is_sane(e->ppid) || used[e->ppid] != IS_TASK)))
 		return err_set(err, EBADMSG, "pstree: task %u has the parent %u, which is no task before it", e->pid, e->ppid);
 	if (e->n_threads > THREADS_MAX || (e->n_threads > 0 && e->threads[0] != e->pid))
 		return err_set(err, EBADMSG, "pstree: task %u is not its own first thread", e->pid);
@@ -61,8 +58,9 @@ static int load_pstree_entry(const PstreeEntry *e, struct snapshot *s, struct er
 	for (size_t i = 0; i < e->n_threads || i == 0; i++) {
 		uint32_t tid = i < e->n_threads ? e->threads[i] : e->pid;
 
-		if (!pid_is_sane(tid) || pid_is_used(s, tid))
+		if (!pid_is_sane(tid) || used[tid])
 			return err_set(err, EBADMSG, "pstree: thread %u is there twice or none", tid);
+		used[tid] = i == 0 ? IS_TASK : IS_THREAD;
 		vec_add(&t->threads)->tid = (pid_t)tid;
 	}
 	return 0;
@@ -71,6 +69,7 @@ static int load_pstree_entry(const PstreeEntry *e, struct snapshot *s, struct er
 static int load_pstree(struct store *store, struct snapshot *s, struct err *err)
 {
 	own_reader *reader = NULL;
+	own_free uint8_t *used = mem_new(PID_MAX + 1);
 	int r = image_open(store, IMAGE_PSTREE, 0, &reader, err);
 
 	if (r == 0)
@@ -79,7 +78,7 @@ static int load_pstree(struct store *store, struct snapshot *s, struct err *err)
 		own_message PstreeEntry *e = NULL;
 
 		r = IMAGE_GET(reader, pstree_entry, &e, err);
-		if (r > 0 && load_pstree_entry(e, s, err) < 0)
+		if (r > 0 && load_pstree_entry(e, s, used, err) < 0)
 			return -err->code;
 	}
 	if (r == 0 && s->tasks.len == 0)
@@ -150,8 +149,19 @@ static int load_fs(struct store *store, struct snapshot *s, struct task *t, stru
 	return r < 0 ? r : load_need_file(s, t->root_file, "root directory", &f, err);
 }
 
-static int load_task(struct store *store, struct snapshot *s, const TaskKobjIdsEntry *own, struct task *t,
-		     struct err *err)
+/* Only looked at: they are loaded again when the task is made, for all at once may be much. */
+static int check_pages(struct store *store, const struct task *t, struct err *err)
+{
+	struct page_map map;
+	int r = load_pages(store, t, &map, err);
+
+	if (r == 0)
+		page_map_free(&map);
+	return r;
+}
+
+static int load_task(struct store *store, struct snapshot *s, const TaskKobjIdsEntry *own, const struct vdso *vdso,
+		     struct task *t, struct err *err)
 {
 	int r = load_cores(store, t, err);
 
@@ -162,7 +172,11 @@ static int load_task(struct store *store, struct snapshot *s, const TaskKobjIdsE
 		r = load_fdinfo(store, s, t, err);
 	if (r == 0)
 		r = load_fs(store, s, t, err);
-	return r < 0 ? r : load_mm(store, s, t, err);
+	if (r == 0)
+		r = load_mm(store, s, t, err);
+	if (r == 0)
+		r = vdso_check_layout(vdso, &t->mm, err);
+	return r < 0 ? r : check_pages(store, t, err);
 }
 
 static int check_tree(const struct snapshot *s, struct err *err)
@@ -178,15 +192,18 @@ static int check_tree(const struct snapshot *s, struct err *err)
 int load_snapshot(struct store *store, struct snapshot *s, struct err *err)
 {
 	own_message InventoryEntry *inventory = NULL;
+	struct vdso vdso;
 	int r = load_inventory(store, &inventory, err);
 
 	if (r == 0)
 		r = load_pstree(store, s, err);
 	if (r == 0)
 		r = load_files(store, s, err);
+	if (r == 0)
+		r = vdso_own(&vdso, err);
 	for (size_t i = 0; r == 0 && i < s->tasks.len; i++) {
 		LOG_SCOPE("task %d", s->tasks.at[i].pid);
-		r = load_task(store, s, inventory->root_ids, &s->tasks.at[i], err);
+		r = load_task(store, s, inventory->root_ids, &vdso, &s->tasks.at[i], err);
 	}
 	return r < 0 ? r : check_tree(s, err);
 }

@@ -3,13 +3,14 @@
  * load.h - images become a snapshot, checked from end to end.
  *
  * After this every id in the snapshot leads somewhere, mappings are in order
- * and within user space, pids are unique: whoever makes tasks from it need not
+ * and within user space, pages are in them, pids are unique: whoever makes tasks from it need not
  * ask again.  Whatever is wrong is EBADMSG; what is right but not handled yet
  * is EOPNOTSUPP.
  */
 #pragma once
 #include "image/store.h"
 #include "model/snapshot.h"
+#include "page/map.h"
 
 #define LOAD_FD_MAX 0x100000    /* descriptors from here on don't exist (fs.nr_open's default) */
 
@@ -19,5 +20,12 @@ int load_snapshot(struct store *store, struct snapshot *s, struct err *err);
 int load_files(struct store *store, struct snapshot *s, struct err *err);
 int load_fdinfo(struct store *store, struct snapshot *s, struct task *t, struct err *err);
 int load_mm(struct store *store, struct snapshot *s, struct task *t, struct err *err);
+/*
+ * The pages of a task, cut at the borders of its mappings (all are private).  Those of the vdso are compared with
+ * ferry's own and left out.  No pages at all: an empty map.
+ */
+int load_pages(struct store *store, const struct task *t, struct page_map *ret_map, struct err *err);
+/* The mapping that has this page (NULL: none), for a walk over rising pages: *at, 0 at first, goes forward. */
+const struct vma *load_vma_at(const struct task *t, taddr page, size_t *at);
 /* The file `id`, which somebody needs: marked as used. */
 int load_need_file(struct snapshot *s, uint32_t id, const char *what, struct file **ret_file, struct err *err);

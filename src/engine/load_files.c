@@ -124,10 +124,8 @@ int load_fdinfo(struct store *store, struct snapshot *s, struct task *t, struct 
 	own_reader *reader = NULL;
 	int r;
 
-	/* tasks with one descriptor table: the first one has it, the others are cloned with CLONE_FILES */
-	for (struct task *o = s->tasks.at; o < t; o++)
-		if (o->state != TASK_ZOMBIE && o->files_id == t->files_id)
-			return 0;
+	if (snapshot_shares_table(s, t))
+		return 0;
 	r = image_open(store, IMAGE_FDINFO, t->files_id, &reader, err);
 	return r <= 0 ? r : load_slots(reader, s, t, err);
 }

@@ -15,6 +15,11 @@
 #define KNOWN_PROT (PROT_READ | PROT_WRITE | PROT_EXEC)
 #define KNOWN_FLAGS (MAP_SHARED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE | MAP_LOCKED | \
 		     MAP_STACK | MAP_DENYWRITE | MAP_EXECUTABLE | MAP_FIXED)
+/* what stays with a mapping; other advice would throw away what is in it, or in its file */
+#define KNOWN_ADVICE (1ull << MADV_NORMAL | 1ull << MADV_RANDOM | 1ull << MADV_SEQUENTIAL | 1ull << MADV_WILLNEED | \
+		      1ull << MADV_DONTFORK | 1ull << MADV_DOFORK | 1ull << MADV_MERGEABLE | 1ull << MADV_UNMERGEABLE |  \
+		      1ull << MADV_HUGEPAGE | 1ull << MADV_NOHUGEPAGE | 1ull << MADV_DONTDUMP | 1ull << MADV_DODUMP |    \
+		      1ull << MADV_WIPEONFORK | 1ull << MADV_KEEPONFORK)
 #define UNHANDLED  (VMA_SYSV | VMA_SOCKET | VMA_AIO | 0x8000 /* shadow stack */ | 0x10000 /* guard */)
 
 static int check_kind(const struct vma *v, struct err *err)
@@ -103,9 +108,9 @@ static int load_vma(const VmaEntry *e, struct snapshot *s, struct task *t, struc
 	if (v.start >= v.end || v.start % PAGE_BYTES || v.end % PAGE_BYTES || v.end > USER_END ||
 	    (last && v.start < last->end))
 		return err_set(err, EBADMSG, "out of order or outside of user memory");
-	if (v.prot & ~(uint32_t)KNOWN_PROT || v.flags & ~(uint32_t)KNOWN_FLAGS || v.pgoff % PAGE_BYTES || v.madvise >> 32)
-		return err_set(err, EBADMSG, "protection %#x, flags %#x, offset %#llx", v.prot, v.flags,
-			       (unsigned long long)v.pgoff);
+	if (v.prot & ~(uint32_t)KNOWN_PROT || v.flags & ~(uint32_t)KNOWN_FLAGS || v.pgoff % PAGE_BYTES || v.madvise & ~KNOWN_ADVICE)
+		return err_set(err, EBADMSG, "protection %#x, flags %#x, offset %#llx, advice %#llx", v.prot, v.flags,
+			       (unsigned long long)v.pgoff, (unsigned long long)v.madvise);
 	r = check_kind(&v, err);
 	if (r == 0 && v.status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED))
 		r = load_file_map(e, s, &v, err);
@@ -114,26 +119,6 @@ static int load_vma(const VmaEntry *e, struct snapshot *s, struct task *t, struc
 	if (r == 0)
 		vec_push(&t->mm.vmas, v);
 	return r;
-}
-
-static int check_vdso(const struct mm *mm, struct err *err)
-{
-	const struct vma *last = NULL;
-	unsigned int code = 0;
-
-	for (size_t i = 0; i < mm->vmas.len; i++) {
-		const struct vma *v = &mm->vmas.at[i];
-
-		if (!(v->status & (VMA_VVAR | VMA_VDSO)))
-			continue;
-		if (last && last->end != v->start)
-			return err_set(err, EBADMSG, "the vdso is torn apart");
-		code += v->status & VMA_VDSO ? 1 : 0;
-		last = v;
-	}
-	if (code != 1)
-		return err_set(err, EOPNOTSUPP, "it has %u vdso mappings: not handled", code);
-	return 0;
 }
 
 static void load_marks(const MmEntry *e, struct mm *mm)
@@ -167,5 +152,5 @@ int load_mm(struct store *store, struct snapshot *s, struct task *t, struct err 
 	r = load_need_file(s, t->mm.exe_file, "program", &exe, err);
 	for (size_t i = 0; r == 0 && i < e->n_vmas; i++)
 		r = load_vma(e->vmas[i], s, t, err);
-	return r < 0 ? r : check_vdso(&t->mm, err);
+	return r;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/log.h"
 #include "engine/see.h"
+#include "page/page.h"
 
 static void look_at_task(pid_t pid, struct look *look)
 {
@@ -25,6 +26,16 @@ void look_at(pid_t root, struct look *ret_look)
 {
 	*ret_look = (struct look){ 0 };
 	look_at_task(root, ret_look);
+}
+
+uint64_t look_pages(const struct look *look)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < look->tasks.len; i++)
+		for (size_t k = 0; k < look->tasks.at[i].maps.len; k++)
+			bytes += look->tasks.at[i].maps.at[k].anon_bytes;
+	return bytes / PAGE_BYTES;
 }
 
 void look_free(struct look *look)

@@ -179,8 +179,11 @@ static int set_owner(const struct file *f, int fd, struct err *err)
 		return 0;
 	if (setresuid(f->fown.uid, f->fown.euid, (uid_t)-1) < 0)
 		return err_sys(err, "become user %u", f->fown.uid);
-	if (fcntl(fd, F_SETOWN_EX, &owner) < 0)
-		return err_sys(err, "set owner %d", f->fown.pid);
+	if (fcntl(fd, F_SETOWN_EX, &owner) < 0) {
+		if (errno != ESRCH)
+			return err_sys(err, "set owner %d", f->fown.pid);
+		log_warn("its owner %d was not in the tree, and is gone: nobody gets its signals", f->fown.pid);
+	}
 	if (setresuid((uid_t)-1, 0, (uid_t)-1) < 0 || setresuid(0, 0, 0) < 0)
 		return err_sys(err, "become root again");
 	return 0;

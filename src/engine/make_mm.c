@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/own.h"
+#include "engine/load.h"
 #include "engine/restoring.h"
 #include "kernel/proc.h"
 #include "page/ends.h"
@@ -62,11 +63,6 @@ static int by_start(const void *a, const void *b)
 	return x->start < y->start ? -1 : x->start > y->start;
 }
 
-static int room(struct vessel *v, size_t ops, size_t data, struct err *err)
-{
-	return script_fits(&v->script, ops, data) ? 0 : vessel_run(v, err);
-}
-
 /* Everything goes but the blob, the vdso and what is kept. */
 static int unmap_rest(struct vessel *v, const struct task *t, const struct task *parent, struct err *err)
 {
@@ -82,7 +78,7 @@ static int unmap_rest(struct vessel *v, const struct task *t, const struct task 
 	qsort(keep.at, keep.len, sizeof(*keep.at), by_start);
 	vec_push(&keep, ((struct taddr_range){ TASK_END, TASK_END }));
 	for (size_t i = 0; done == 0 && i < keep.len; i++) {
-		done = room(v, 1, 0, err);
+		done = vessel_room(v, 1, 0, err);
 		if (at < keep.at[i].start)
 			script_call(&v->script, OP_WANT_ZERO, SYS_munmap, at, keep.at[i].start - at);
 		at = keep.at[i].end;
@@ -184,7 +180,7 @@ static int map_all(struct restoring *r, struct vessel *v, const struct task *t, 
 
 		if (m->status & (VMA_VVAR | VMA_VDSO) || inherited(m, parent))
 			continue;
-		done = room(v, 4, 0, err);
+		done = vessel_room(v, 4, 0, err);
 		if (done == 0)
 			map(r, v, m);
 	}
@@ -193,52 +189,10 @@ static int map_all(struct restoring *r, struct vessel *v, const struct task *t, 
 
 /* ---- pages ---- */
 
-/* Which mapping has this page; they rise, as pages do: *at goes forward. */
-static const struct vma *vma_at(const struct task *t, taddr page, size_t *at)
-{
-	while (*at < t->mm.vmas.len && t->mm.vmas.at[*at].end <= page)
-		(*at)++;
-	return *at < t->mm.vmas.len && t->mm.vmas.at[*at].start <= page ? &t->mm.vmas.at[*at] : NULL;
-}
-
 static void push_piece(struct page_map *map, const struct page_piece *from, uint64_t skip, uint64_t pages)
 {
 	vec_push(&map->pieces, ((struct page_piece){ .start = from->start + skip * PAGE_BYTES, .pages = pages,
 						    .file = from->file, .offset = from->offset + skip * PAGE_BYTES }));
-}
-
-/* Cuts pieces at the borders of mappings; every page must be in a private one.  The vdso's go: it is the kernel's own. */
-static int cut_to_vmas(const struct task *t, struct page_map *map, struct err *err)
-{
-	struct page_map cut = { 0 };
-	size_t at = 0;
-
-	for (size_t i = 0; i < map->pieces.len; i++) {
-		const struct page_piece *p = &map->pieces.at[i];
-		uint64_t skip = 0;
-
-		while (skip < p->pages) {
-			taddr page = p->start + skip * PAGE_BYTES;
-			const struct vma *v = vma_at(t, page, &at);
-			uint64_t pages = p->pages - skip;
-
-			if (!v || v->status & (VMA_ANON_SHARED | VMA_FILE_SHARED)) {
-				vec_free(&cut.pieces);
-				return err_set(err, EBADMSG, "the page at %#llx is in no private mapping",
-					       (unsigned long long)page);
-			}
-			if (pages > (v->end - page) / PAGE_BYTES)
-				pages = (v->end - page) / PAGE_BYTES;
-			if (is_private(v))
-				push_piece(&cut, p, skip, pages);
-			skip += pages;
-		}
-	}
-	vec_free(&map->pieces);
-	map->pieces.at = cut.pieces.at;
-	map->pieces.len = cut.pieces.len;
-	map->pieces.cap = cut.pieces.cap;
-	return 0;
 }
 
 static int read_pages(const struct page_map *map, const struct page_piece *p, uint64_t skip, uint64_t pages, void *buf,
@@ -309,7 +263,7 @@ static int drop(struct comparing *c, taddr start, taddr end, struct err *err)
 
 		if (from >= to || !inherited(v, c->parent))
 			continue;
-		done = room(c->vessel, 1, 0, err);
+		done = vessel_room(c->vessel, 1, 0, err);
 		if (done == 0)
 			script_call(&c->vessel->script, OP_WANT_ZERO, SYS_madvise, from, to - from, MADV_DONTNEED);
 	}
@@ -343,7 +297,7 @@ static int compare_all(struct comparing *c, struct err *err)
 			done = drop(c, qa, qa + pages * PAGE_BYTES, err);
 			kskip += pages;
 		} else {
-			const struct vma *v = vma_at(c->task, pa, &c->vma);
+			const struct vma *v = load_vma_at(c->task, pa, &c->vma);
 
 			assert(p && q);
 			pages = p->pages - iskip < q->pages - kskip ? p->pages - iskip : q->pages - kskip;
@@ -364,7 +318,7 @@ static int compare_all(struct comparing *c, struct err *err)
 
 static int fill(struct restoring *r, struct vessel *v, const struct page_map *map, struct err *err)
 {
-	struct page_count count = { 0 };
+	struct page_count count = { .meter = &r->meter };
 	struct source_map src;
 	struct sink_task sink;
 	own_fd mem = -1;
@@ -409,7 +363,7 @@ static int narrow_all(struct vessel *v, const struct task *t, const struct task 
 
 		if (!narrows(m) || inherited(m, parent))
 			continue;
-		done = room(v, 1, 0, err);
+		done = vessel_room(v, 1, 0, err);
 		script_call(&v->script, OP_WANT_ZERO, SYS_mprotect, m->start, m->end - m->start, m->prot);
 	}
 	return done < 0 ? done : vessel_run(v, err);
@@ -419,11 +373,9 @@ int make_mm(struct restoring *r, size_t index, const struct task *parent, struct
 {
 	const struct task *t = &r->snapshot.tasks.at[index];
 	struct making *m = &r->tasks[index];
-	int done = page_map_load(r->store, IMAGE_PAGEMAP, (uint64_t)t->pid, &m->pages, err);
+	int done = load_pages(r->store, t, &m->pages, err);
 
 	LOG_SCOPE("task %d > memory", t->pid);
-	if (done >= 0)
-		done = cut_to_vmas(t, &m->pages, err);
 	if (done == 0)
 		done = map_all(r, &m->vessel, t, parent, err);
 	if (done == 0)

@@ -49,7 +49,7 @@ static int cut(const struct shmem *o, int fd, struct err *err)
 
 static int fill(struct restoring *r, const struct shmem *o, const struct page_map *map, int fd, struct err *err)
 {
-	struct page_count count = { 0 };
+	struct page_count count = { .meter = &r->meter };
 	struct source_map src;
 	struct sink_file sink;
 	int done;

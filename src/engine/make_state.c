@@ -24,10 +24,8 @@
 #define ID_NAP_NS  1000000
 #define ID_WAIT_US 2000000u
 
-static int room(struct vessel *v, size_t ops, size_t data, struct err *err)
-{
-	return script_fits(&v->script, ops, data) ? 0 : vessel_run(v, err);
-}
+#define KINDS_OPS        256u           /* more than all task kinds take before they ask for room themselves */
+#define KINDS_DATA_BYTES (16u * 1024)
 
 /* ---- mappings' last touches: after all clones, for they are not inherited, or not wanted to be ---- */
 
@@ -39,7 +37,7 @@ static int advise(struct vessel *v, const struct vma *m, struct err *err)
 	for (unsigned int advice = 0; done == 0 && advice < 32; advice++) {
 		if (!(m->madvise & ~done_already & 1ull << advice))
 			continue;
-		done = room(v, 1, 0, err);
+		done = vessel_room(v, 1, 0, err);
 		if (done == 0)
 			script_call_as(&v->script, advice == MADV_MERGEABLE ? OP_WANT_ANY : OP_WANT_ZERO, SYS_madvise,
 				       "madvise", m->start, m->end - m->start, advice);
@@ -58,7 +56,7 @@ static int finish_mappings(struct vessel *v, const struct task *t, struct err *e
 			continue;
 		done = advise(v, m, err);
 		if (done == 0 && m->flags & MAP_LOCKED) {
-			done = room(v, 1, 0, err);
+			done = vessel_room(v, 1, 0, err);
 			script_call(&v->script, OP_WANT_ZERO, SYS_mlock2, m->start, m->end - m->start,
 				    m->lock_on_fault ? 1 /* MLOCK_ONFAULT */ : 0);
 		}
@@ -71,7 +69,7 @@ static int finish_mappings(struct vessel *v, const struct task *t, struct err *e
 /* Closes first..end-1. */
 static int close_range_of(struct vessel *v, unsigned int first, unsigned int end, struct err *err)
 {
-	int done = first < end ? room(v, 1, 0, err) : 0;
+	int done = first < end ? vessel_room(v, 1, 0, err) : 0;
 
 	if (done == 0 && first < end)
 		script_call(&v->script, OP_WANT_ZERO, SYS_close_range, first, end - 1, 0);
@@ -89,7 +87,7 @@ static int place_fds(struct restoring *r, struct vessel *v, const struct task *t
 
 		if (from < 0)
 			return err_set(err, EIO, "file %u of descriptor %d was not made", slot->file, slot->fd);
-		done = room(v, 1, 0, err);
+		done = vessel_room(v, 1, 0, err);
 		if (done == 0)
 			script_call_value(&v->script, (uint64_t)slot->fd, SYS_dup3, "dup3", (uint64_t)from,
 					  (uint64_t)slot->fd, slot->cloexec ? O_CLOEXEC : 0);
@@ -100,15 +98,6 @@ static int place_fds(struct restoring *r, struct vessel *v, const struct task *t
 	return done < 0 ? done : close_range_of(v, next, ~0u, err);
 }
 
-/* Of tasks with one table the first fills it. */
-static bool owns_table(const struct snapshot *s, const struct task *t)
-{
-	for (const struct task *o = s->tasks.at; o < t; o++)
-		if (o->state != TASK_ZOMBIE && o->files_id == t->files_id)
-			return false;
-	return true;
-}
-
 static bool is_our_root(int fd)
 {
 	struct stat a, b;
@@ -116,16 +105,19 @@ static bool is_our_root(int fd)
 	return fstat(fd, &a) == 0 && stat("/", &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
-static void place_dirs(struct restoring *r, struct vessel *v, const struct task *t)
+static int place_dirs(struct restoring *r, struct vessel *v, const struct task *t, struct err *err)
 {
-	int root = made_fd(r, t->root_file);
+	int root = made_fd(r, t->root_file), done = vessel_room(v, 4, 64, err);
 
+	if (done < 0)
+		return done;
 	if (!is_our_root(root)) {
 		script_call(&v->script, OP_WANT_ZERO, SYS_fchdir, (uint64_t)root);
 		script_call(&v->script, OP_WANT_ZERO, SYS_chroot, script_data(&v->script, ".", 2));
 	}
 	script_call(&v->script, OP_WANT_ZERO, SYS_fchdir, (uint64_t)made_fd(r, t->cwd_file));
 	script_call(&v->script, OP_WANT_OK, SYS_umask, t->umask);
+	return 0;
 }
 
 /* ---- threads ---- */
@@ -143,7 +135,7 @@ static int clone_threads(struct vessel *v, const struct task *t, size_t from, st
 			.set_tid_size = 1,
 		};
 
-		done = room(v, 1, sizeof(args) + 64, err);
+		done = vessel_room(v, 1, sizeof(args) + 64, err);
 		args.set_tid = script_data(&v->script, &th->tid, sizeof(th->tid));
 		script_call_value(&v->script, (uint64_t)th->tid, SYS_clone3, "make a thread with its id",
 				  script_data(&v->script, &args, sizeof(args)), sizeof(args));
@@ -216,7 +208,7 @@ static int run_threads(struct vessel *v, const struct task *t, struct err *err)
 
 static int run_task_kinds(struct vessel *v, const struct task *t, enum task_stage stage, struct err *err)
 {
-	int done = 0;
+	int done = vessel_room(v, KINDS_OPS, KINDS_DATA_BYTES, err);
 
 	for (size_t k = 0; done == 0 && task_kinds[k]; k++)
 		if (task_kinds[k]->make && task_kinds[k]->stage == stage)
@@ -297,8 +289,8 @@ int make_state(struct restoring *r, size_t index, struct err *err)
 		return make_zombie(r, index, err);
 	done = finish_mappings(v, t, err);
 	if (done == 0)
-		place_dirs(r, v, t);
-	if (done == 0 && owns_table(&r->snapshot, t))
+		done = place_dirs(r, v, t, err);
+	if (done == 0 && !snapshot_shares_table(&r->snapshot, t))
 		done = place_fds(r, v, t, err);
 	if (done == 0)
 		done = run_task_kinds(v, t, STAGE_ALONE, err);
@@ -315,19 +307,33 @@ int make_state(struct restoring *r, size_t index, struct err *err)
 	return done < 0 ? done : set_registers(t, err);
 }
 
-int let_go(struct restoring *r, struct err *err)
+static int each_thread(struct restoring *r, int (*call)(pid_t tid, struct err *err), struct err *err)
 {
 	int done = 0;
 
-	for (size_t i = r->snapshot.tasks.len; done == 0 && i-- > 0;) {
-		const struct task *t = &r->snapshot.tasks.at[i];
-
-		if (r->tasks[i].dead)
-			continue;
-		if (t->state == TASK_STOPPED && kill(t->pid, SIGSTOP) < 0)
-			return err_sys(err, "stop task %d", t->pid);
-		for (size_t k = t->threads.len; done == 0 && k-- > 0;)
-			done = ptrace_detach(t->threads.at[k].tid, err);
-	}
+	for (size_t i = r->snapshot.tasks.len; done == 0 && i-- > 0;)
+		for (size_t k = r->snapshot.tasks.at[i].threads.len; done == 0 && !r->tasks[i].dead && k-- > 0;)
+			done = call(r->snapshot.tasks.at[i].threads.at[k].tid, err);
 	return done;
+}
+
+/* From here on it outlives ferry. */
+static int set_free(pid_t tid, struct err *err)
+{
+	return ptrace_set_options(tid, 0, err);
+}
+
+/*
+ * Two rounds, for the first is quick: it takes a fraction of a microsecond each, and only a death of ferry in it
+ * leaves a part of the tree.  After it the kernel lets all go when ferry does not.
+ */
+int let_go(struct restoring *r, struct err *err)
+{
+	int done;
+
+	for (size_t i = 0; i < r->snapshot.tasks.len; i++)
+		if (r->snapshot.tasks.at[i].state == TASK_STOPPED && kill(r->snapshot.tasks.at[i].pid, SIGSTOP) < 0)
+			return err_sys(err, "stop task %d", r->snapshot.tasks.at[i].pid);
+	done = each_thread(r, set_free, err);
+	return done < 0 ? done : each_thread(r, ptrace_detach, err);
 }

@@ -84,8 +84,11 @@ static int make_child(struct restoring *r, size_t index, struct vessel *by, uint
 	struct making *m = &r->tasks[index];
 	int done;
 
-	if (from && t->state != TASK_ZOMBIE && t->files_id == from->files_id)
+	if (snapshot_shares_table(&r->snapshot, t)) {
+		if (!from || t->files_id != from->files_id)
+			return err_set(err, EOPNOTSUPP, "its descriptor table is another one's than its parent's: not handled yet");
 		flags |= CLONE_FILES;
+	}
 	done = clone_by(by, t->pid, flags, &m->vessel, err);
 
 	if (done < 0)

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,8 +21,25 @@ static int restore_load(struct restoring *r, struct err *err)
 	return done < 0 ? done : load_snapshot(r->store, &r->snapshot, err);
 }
 
+/* Pages files are numbered from 1 on without a gap. */
+static uint64_t count_pages(const struct store *store)
+{
+	struct stat st;
+	uint64_t pages = 0;
+
+	for (uint64_t id = 1;; id++) {
+		own_fd fd = -1;
+
+		if (store_open_file(store, IMAGE_PAGES, id, &fd, &(struct err){ 0 }) <= 0 || fstat(fd, &st) < 0)
+			return pages;
+		pages += (uint64_t)st.st_size / PAGE_BYTES;
+	}
+}
+
 static int restore_files(struct restoring *r, struct err *err)
 {
+	if (r->meter.to)
+		r->meter.total = count_pages(r->store);
 	return make_files(r, err);
 }
 
@@ -40,10 +58,24 @@ static int restore_tree(struct restoring *r, struct err *err)
 	return done;
 }
 
+/* Of a task that somebody kills while it is made, the threads must be waited for before its leader's end is told. */
+static int watch_threads(struct restoring *r, struct err *err)
+{
+	for (size_t i = 0; i < r->snapshot.tasks.len; i++)
+		for (size_t k = 1; k < r->snapshot.tasks.at[i].threads.len; k++)
+			vec_push(&r->threads, r->snapshot.tasks.at[i].threads.at[k].tid);
+	if (r->threads.len == 0)
+		return 0;
+	if (reaper_start(&r->reaper, err) < 0)
+		return -err->code;
+	reaper_look_at(r->reaper, r->threads.at, r->threads.len);
+	return 0;
+}
+
 /* Children first: what they tell their parents while they are made is over when the parent's own signals come. */
 static int restore_state(struct restoring *r, struct err *err)
 {
-	int done = 0;
+	int done = watch_threads(r, err);
 
 	for (size_t i = r->snapshot.tasks.len; done == 0 && i-- > 0;)
 		done = make_state(r, i, err);
@@ -74,16 +106,23 @@ static int save_stats(const struct restoring *r, struct err *err)
 	return done < 0 ? done : image_finish(&w, err);
 }
 
-/* Whatever was made dies; all are our tracees, and we wait for them. */
+/*
+ * Whatever was made dies; all are our tracees, and we wait for them.  One that stops only now was made by a task
+ * that was killed before it could say so.
+ */
 static void kill_all(struct restoring *r)
 {
+	pid_t pid;
+	int status;
+
 	for (size_t i = 0; r->tasks && i < r->snapshot.tasks.len; i++)
 		if (r->tasks[i].made && !r->tasks[i].dead)
 			kill(r->snapshot.tasks.at[i].pid, SIGKILL);
 	for (size_t i = 0; i < r->helpers.len; i++)
 		kill(r->helpers.at[i].vessel.pid, SIGKILL);
-	while (waitpid(-1, NULL, __WALL) > 0 || errno == EINTR)
-		;
+	while ((pid = waitpid(-1, &status, __WALL)) > 0 || errno == EINTR)
+		if (pid > 0 && WIFSTOPPED(status))
+			kill(pid, SIGKILL);
 }
 
 static void restoring_free(struct restoring *r)
@@ -113,6 +152,8 @@ static void restoring_free(struct restoring *r)
 	vec_free(&r->maker.pipes);
 	vec_free(&r->maker.shmems);
 	vec_free(&r->helpers);
+	reaper_free(r->reaper);
+	vec_free(&r->threads);
 	free(r->tasks);
 	snapshot_free(&r->snapshot);
 	store_close(r->store);
@@ -133,7 +174,7 @@ int restore_run(const struct restore_options *options, struct restore_result *re
 		{ "load", restore_load },   { "files", restore_files }, { "tree", restore_tree },
 		{ "state", restore_state }, { "go", let_go },
 	};
-	struct restoring r = { .options = options };
+	struct restoring r = { .options = options, .meter = { .to = options->progress } };
 	struct err lost;
 	uint64_t started_us = clock_us();
 	size_t end = options->check_only ? 1 : ARRAY_LEN(steps);

@@ -17,7 +17,7 @@
 #include <sys/types.h>
 
 #include "base/err.h"
-#include "engine/progress.h"
+#include "base/progress.h"
 
 struct restore_options {
 	const char *images_dir;

@@ -11,6 +11,7 @@
  * restore.c owns it and calls them in order.
  */
 #pragma once
+#include "engine/reaper.h"
 #include "engine/restore.h"
 #include "image/store.h"
 #include "inject/vessel.h"
@@ -33,7 +34,10 @@ struct restoring {
 	struct blob_place blob;
 	struct making *tasks;
 	VEC(struct helper { struct vessel vessel; pid_t parent; }) helpers;     /* stand in for leaders that are gone */
+	VEC(pid_t) threads;             /* of all tasks, without the leaders */
+	struct reaper *reaper;          /* looks at them; NULL: there are none */
 	struct restore_result result;
+	struct progress_meter meter;
 };
 
 /* ---- make_shmems.c ---- */

@@ -11,6 +11,7 @@
 #include "base/own.h"
 #include "engine/places.h"
 #include "engine/see.h"
+#include "engine/vdso.h"
 #include "kernel/sys.h"
 
 #define USER_CS 0x33u                   /* 64-bit code */
@@ -140,27 +141,43 @@ static int find_gadgets(struct seeing *s, const struct seen_task *seen, pid_t pi
 	return r;
 }
 
+static int open_thread(struct seen_task *seen, size_t index, struct err *err)
+{
+	return subject_open(&seen->subjects.at[index], &seen->gadgets, &seen->maps, seen->subjects.at, seen->subjects.len, err);
+}
+
 static int open_task(struct seeing *s, struct seen_task *seen, const struct task *t, struct err *err)
 {
-	struct gadgets gadgets;
-	int r = find_gadgets(s, seen, t->pid, &gadgets, err);
+	struct gadgets *g = &seen->gadgets;
+	int r = find_gadgets(s, seen, t->pid, g, err);
 
 	if (r == -ENOENT) {
 		log_warn("%s: some of its state can't be asked", err->text);
 		return 0;
 	}
 	if (t->state != TASK_STOPPED)   /* one that job control holds is asked by single calls */
-		gadgets.signal = gadgets_choose_signal(&gadgets, seen->status.sig_cgt,
-						       seen->status.sig_pnd | seen->status.shd_pnd);
+		g->signal = gadgets_choose_signal(g, seen->status.sig_cgt, seen->status.sig_pnd | seen->status.shd_pnd);
 	for (size_t i = 0; r == 0 && i < seen->subjects.len; i++) {
-		r = subject_open(&seen->subjects.at[i], &gadgets, &seen->maps, seen->subjects.at, seen->subjects.len,
-				 err);
-		if (r == -ENOSPC) {
-			log_warn("%s: some of its state can't be asked", err->text);
-			r = 0;
-		}
+		r = open_thread(seen, i, err);
+		r = r == -ENOSPC ? 0 : r;       /* open_late() */
 	}
 	return r;
+}
+
+/* Threads without a stack of their own (Go's) borrow room on another one's: there may not be enough for all at once. */
+static int open_late(struct seen_task *seen, size_t index, struct err *err)
+{
+	struct subject *s = &seen->subjects.at[index];
+	int r;
+
+	if (s->open || !seen->gadgets.syscall)
+		return 0;
+	r = open_thread(seen, index, err);
+	if (r == -ENOSPC) {
+		log_warn("%s: some of its state can't be asked", err->text);
+		return 0;
+	}
+	return r < 0 ? r : question_ask_ahead(&s, 1, thread_questions, thread_question_count, err);
 }
 
 static int ask_tree(struct seeing *s, struct err *err)
@@ -302,8 +319,13 @@ static int see_task(struct seeing *s, size_t index, struct err *err)
 	int r = 0;
 
 	LOG_SCOPE("task %d (%s)", t->pid, seen->stat.comm);
-	for (size_t i = 0; r >= 0 && t->state != TASK_ZOMBIE && i < t->threads.len; i++)
-		r = see_thread(seen, i, t, err);
+	for (size_t i = 0; r >= 0 && t->state != TASK_ZOMBIE && i < t->threads.len; i++) {
+		r = open_late(seen, i, err);
+		if (r >= 0)
+			r = see_thread(seen, i, t, err);
+		if (r >= 0 && i > 0)    /* the leader may be asked for the task's sake */
+			r = subject_close(&seen->subjects.at[i], err);
+	}
 	if (r >= 0)
 		r = close_task(seen, err);
 	if (r >= 0 && t->state != TASK_ZOMBIE)
@@ -362,7 +384,9 @@ int see_tree(struct seeing *s, struct err *err)
 	s->dirs.what = SYS_KCMP_FS;
 	for (size_t i = 0; i < s->tree->tasks.len; i++)
 		s->forked_since |= !s->tree->tasks.at[i].zombie && !looked_at(s, s->tree->tasks.at[i].pid);
-	r = see_all(s, err);
+	r = vdso_own(&s->vdso, err);
+	if (r == 0)
+		r = see_all(s, err);
 	closed = close_tree(s, r < 0 ? &(struct err){ 0 } : err);
 	if (r < 0 || closed < 0)
 		return r < 0 ? r : closed;

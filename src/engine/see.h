@@ -25,6 +25,8 @@ struct look { VEC(struct look_task { pid_t pid; struct proc_maps maps; }) tasks;
 
 /* As far as the tree can be seen: who comes or goes meanwhile is looked at after the freeze. */
 void look_at(pid_t root, struct look *ret_look);
+/* How many pages the tasks had of their own: about what a dump has to move. */
+uint64_t look_pages(const struct look *look);
 void look_free(struct look *look);
 
 /* What is known of a task beside the snapshot: raw, from /proc. */
@@ -33,6 +35,7 @@ struct seen_task {
 	struct proc_status status;
 	struct proc_maps maps;
 	VEC(struct subject) subjects;   /* as task->threads */
+	struct gadgets gadgets;         /* all 0: it has no code for questions */
 };
 
 struct ns_id { dev_t dev; ino_t ino; };
@@ -48,6 +51,7 @@ struct seeing {
 	struct seen_task *tasks;        /* one for each in tree->tasks; owned */
 	VEC(size_t) by_order;           /* descriptors' files in the snapshot, in an order in which they are found */
 	struct kcmp_set memories, tables, dirs; /* tasks by address space, descriptor table, working directory */
+	struct vdso vdso;               /* ferry's own */
 	struct sock_diag socks;
 	bool have_socks, shell_job;
 	/* optional; told when all tasks are listed, and of each when it is complete and its threads stand as found */

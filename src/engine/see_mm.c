@@ -7,8 +7,11 @@
 #include <sys/mman.h>
 
 #include "base/log.h"
+#include "base/mem.h"
 #include "base/own.h"
 #include "engine/see.h"
+#include "engine/vdso.h"
+#include "kernel/sys.h"
 
 /* VmFlags that are an madvise(): bit n of vma.madvise is madvise(n). */
 static const struct { uint64_t vmf; unsigned int advice; } advices[] = {
@@ -144,6 +147,22 @@ static int see_vmas(struct seeing *s, const struct proc_maps *maps, struct task 
 	return 0;
 }
 
+/* A restored task gets the kernel's own: one that the program has changed, or taken apart, can't come back. */
+static int check_vdso(const struct seeing *s, const struct task *t, struct err *err)
+{
+	const struct vma *code;
+	int r = vdso_check_layout(&s->vdso, &t->mm, err);
+
+	if (r < 0)
+		return r;
+	code = vdso_of(&t->mm);
+
+	own_free uint8_t *bytes = mem_new(code->end - code->start);
+
+	r = sys_read_memory(t->pid, code->start, bytes, code->end - code->start, err);
+	return r < 0 ? r : vdso_check_bytes(&t->mm, code->start, bytes, code->end - code->start, err);
+}
+
 int see_mm(struct seeing *s, struct seen_task *seen, struct task *t, struct err *err)
 {
 	const struct proc_stat *st = &seen->stat;
@@ -169,5 +188,7 @@ int see_mm(struct seeing *s, struct seen_task *seen, struct task *t, struct err 
 	}
 	if (r >= 0)
 		r = see_path_file(s, t->pid, "exe", &mm->exe_file, err);
-	return r < 0 ? r : see_vmas(s, &seen->maps, t, err);
+	if (r >= 0)
+		r = see_vmas(s, &seen->maps, t, err);
+	return r < 0 ? r : check_vdso(s, t, err);
 }

@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/progress.h"
+#include "base/progress.h"
 
 struct progress_line {
 	const char *verb;

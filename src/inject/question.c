@@ -19,8 +19,7 @@
 #define GADGET_BYTES            9u              /* the longest: a sigreturn */
 #define RED_ZONE                128u
 #define ROOM_BELOW              8192u           /* what must be free below the stack pointer */
-#define FAR_AWAY                (16u * 1024)    /* from the stack pointer of a thread that lends its stack */
-#define SLOT_BYTES              (16u * 1024)    /* borrowers of one stack lie this far apart */
+#define FAR_AWAY                (32u * 1024)    /* from the stack pointer of a thread that lends its stack */
 #define ALIGNMENTS              128u            /* what the parts of a frame may lose by theirs */
 #define XSAVE_SW_OFFSET         464u            /* the 48 bytes that belong to software */
 #define MAGIC_BEFORE            0x46505853u     /* FP_XSTATE_MAGIC1 */
@@ -330,18 +329,24 @@ static size_t frame_bytes(const struct subject *s)
 	return sizeof(struct sigframe) + s->xsave_len + 4 + CHAIN_BYTES + QUESTION_OUT_BYTES + ALIGNMENTS;
 }
 
-/*
- * The far end of a thread's stack: should ferry die, that thread goes on too, and must not get there first.  slot: how
- * many borrow already, from whomever.
- */
-static bool far_end(const struct proc_map *m, taddr rsp, size_t need, size_t slot, taddr *ret_top)
+static bool is_taken(const struct subject *all, size_t count, taddr from, taddr to)
 {
-	taddr low = m->start + slot * SLOT_BYTES;
+	for (size_t i = 0; i < count; i++)
+		if (all[i].open && all[i].saved_at < to && from < all[i].saved_at + all[i].saved_len)
+			return true;
+	return false;
+}
 
-	if (need > SLOT_BYTES || rsp < low || rsp - low < need + FAR_AWAY)
-		return false;
-	*ret_top = low + need;
-	return true;
+/* At the far end of a stack: should ferry die, whoever stands on it goes on too, and must not get there first. */
+static bool far_end(const struct proc_map *m, taddr rsp, size_t need, const struct subject *all, size_t count,
+		    taddr *ret_top)
+{
+	for (taddr top = m->start + need; top + FAR_AWAY <= rsp; top += need)
+		if (!is_taken(all, count, top - need, top)) {
+			*ret_top = top;
+			return true;
+		}
+	return false;
 }
 
 /* A main stack that nobody stands on (the main thread is on one of its own making) was hardly used. */
@@ -357,35 +362,23 @@ static const struct proc_map *idle_stack(const struct proc_maps *maps, const str
 	return NULL;
 }
 
-static size_t count_borrowers(const struct subject *all, size_t count)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < count; i++)
-		n += all[i].open && all[i].borrows;
-	return n;
-}
-
-static int find_room(struct subject *s, const struct proc_maps *maps, const struct subject *all, size_t count,
+static int find_room(const struct subject *s, const struct proc_maps *maps, const struct subject *all, size_t count,
 		     taddr *ret_top, struct err *err)
 {
 	const struct proc_map *m = own_stack(s, maps);
-	size_t need = frame_bytes(s), slot;
+	size_t need = frame_bytes(s);
 
-	s->borrows = false;
 	if (m && s->seen.rsp - m->start >= RED_ZONE + need + ROOM_BELOW) {
 		*ret_top = s->seen.rsp - RED_ZONE;
 		return 0;
 	}
-	s->borrows = true;
-	slot = count_borrowers(all, count);
 	for (size_t i = 0; i < count; i++) {
 		m = own_stack(&all[i], maps);
-		if (m && far_end(m, all[i].seen.rsp, need, slot, ret_top))
+		if (m && far_end(m, all[i].seen.rsp, need, all, count, ret_top))
 			return 0;
 	}
 	m = idle_stack(maps, all, count);
-	if (m && far_end(m, m->end, need, slot, ret_top))
+	if (m && far_end(m, m->end, need, all, count, ret_top))
 		return 0;
 	return err_set(err, ENOSPC, "thread %d has no room on its stack to be asked", s->tid);
 }

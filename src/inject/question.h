@@ -78,7 +78,6 @@ struct subject {
 	uint8_t *saved;                         /* owned: the bytes that the frame covers */
 	size_t saved_len;
 	bool open, stopped;                     /* stopped: a SIGSTOP came meanwhile, to be sent again */
-	bool borrows;                           /* its frame lies on another thread's stack */
 	bool after_chain;                       /* it stands behind a chain, not before the frame */
 	bool at_call;                           /* it stands at the end of a question's system call */
 	struct answer *kept;                    /* owned */
@@ -92,8 +91,9 @@ int subject_see(pid_t tid, struct subject *ret_subject, struct err *err);
 /*
  * Lays the frame: in dead stack below the thread's stack pointer, or, where
  * there is none, at the far end of the stack of another one.  `all` are the
- * task's threads, seen and stopped, the leader first; who borrows must be open
- * alone.  ENOSPC: no dead stack anywhere.  On failure the thread is as it was.
+ * task's threads, seen and stopped, the leader first; some of them may be open.
+ * ENOSPC: no dead stack anywhere, or no more of it until one is closed.  On
+ * failure the thread is as it was.
  */
 int subject_open(struct subject *s, const struct gadgets *g, const struct proc_maps *maps,
 		 const struct subject *all, size_t count, struct err *err);

@@ -420,21 +420,9 @@ int vessel_run(struct vessel *v, struct err *err)
 	return r;
 }
 
-static void unmap(struct vessel *v, taddr start, taddr end)
+int vessel_room(struct vessel *v, size_t ops, size_t data_bytes, struct err *err)
 {
-	if (start < end)
-		script_call(&v->script, OP_WANT_ZERO, SYS_munmap, start, end - start);
-}
-
-void vessel_unmap_all(struct vessel *v)
-{
-	taddr blob[2] = { v->blob.at, v->blob.at + v->blob.len_bytes };
-	taddr vdso[2] = { v->vdso.part[0].start, v->vdso.part[0].start + vdso_span(&v->vdso) };
-	const taddr *low = blob[0] < vdso[0] ? blob : vdso, *high = low == blob ? vdso : blob;
-
-	unmap(v, 0, low[0]);
-	unmap(v, low[1], high[0]);
-	unmap(v, high[1], TASK_END);
+	return script_fits(&v->script, ops, data_bytes) ? 0 : vessel_run(v, err);
 }
 
 /* Lowest part first; the kernel itself keeps track of where the vdso is. */

@@ -70,6 +70,8 @@ void vessel_free(struct vessel *v);     /* memory only */
 
 /* Runs the leader's script to its end and clears it. */
 int vessel_run(struct vessel *v, struct err *err);
+/* Makes sure that so many calls and bytes of data fit behind what is in the script: runs it when they don't. */
+int vessel_room(struct vessel *v, size_t ops, size_t data_bytes, struct err *err);
 
 /* Threads: script of the index-th thread (1..), started, and waited for. */
 void vessel_thread_script(const struct vessel *v, unsigned int index, struct script *ret_script);
@@ -79,7 +81,6 @@ int vessel_wait(struct vessel *v, pid_t tid, const struct script *s, struct err 
 int vessel_catch_thread(pid_t tid, struct err *err);
 
 /* Script steps. */
-void vessel_unmap_all(struct vessel *v);        /* but the blob and the vdso */
 /* The group's new first address; its span and where its code begins in it must be as they are.  EOPNOTSUPP: the
  * program was dumped with another kernel's vdso. */
 int vessel_move_vdso(struct vessel *v, taddr to, uint64_t span_bytes, uint64_t code_offset, struct err *err);

@@ -18,6 +18,13 @@ int ptrace_seize(pid_t tid, unsigned long options, struct err *err)
 	return 0;
 }
 
+int ptrace_set_options(pid_t tid, unsigned long options, struct err *err)
+{
+	if (ptrace(PTRACE_SETOPTIONS, tid, NULL, options) < 0)
+		return err_sys(err, "set options of thread %d", tid);
+	return 0;
+}
+
 int ptrace_interrupt(pid_t tid, struct err *err)
 {
 	if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0)

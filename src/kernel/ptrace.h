@@ -33,6 +33,7 @@ struct ptrace_stop {
 #define PTRACE_SYSCALL_STOP (5 /* SIGTRAP */ | 0x80)
 
 int ptrace_seize(pid_t tid, unsigned long options, struct err *err);
+int ptrace_set_options(pid_t tid, unsigned long options, struct err *err);
 int ptrace_interrupt(pid_t tid, struct err *err);
 
 /* Waits for the next stop.  ESRCH when the thread died instead, with

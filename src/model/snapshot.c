@@ -105,3 +105,11 @@ struct shmem *snapshot_shmem(const struct snapshot *s, dev_t dev, ino_t ino)
 			return &s->shmems.at[i];
 	return NULL;
 }
+
+bool snapshot_shares_table(const struct snapshot *s, const struct task *t)
+{
+	for (const struct task *o = s->tasks.at; o < t && t->state != TASK_ZOMBIE; o++)
+		if (o->state != TASK_ZOMBIE && o->files_id == t->files_id)
+			return true;
+	return false;
+}

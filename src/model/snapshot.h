@@ -224,6 +224,9 @@ struct snapshot {
 void snapshot_free(struct snapshot *s);
 void thread_free(struct thread *t);
 
+/* Has a task before it the same descriptor table?  That one fills it, this one is cloned with CLONE_FILES. */
+bool snapshot_shares_table(const struct snapshot *s, const struct task *t);
+
 struct task *snapshot_task(const struct snapshot *s, pid_t pid);        /* NULL: none */
 struct file *snapshot_file(const struct snapshot *s, uint32_t id);      /* NULL: none */
 struct pipe *snapshot_pipe(const struct snapshot *s, uint32_t id, bool fifo);

@@ -21,6 +21,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/progress.h"
 #include "base/taddr.h"
 
 #define PAGE_BYTES 4096u
@@ -59,7 +60,10 @@ struct page_sink_ops {
 struct page_source { const struct page_source_ops *ops; };
 struct page_sink { const struct page_sink_ops *ops; };
 
-struct page_count { uint64_t here, parent, zero; };     /* in pages */
+struct page_count {
+	uint64_t here, parent, zero;    /* in pages */
+	struct progress_meter *meter;   /* optional: told of each chunk */
+};
 
 /* Moves everything; adds to *count.  `threads` at most (1..8); few pages are moved by the caller alone. */
 int page_pump(struct page_source *src, struct page_sink *sink, unsigned int threads, struct page_count *count,

@@ -119,6 +119,7 @@ static int place(struct pump *p, const struct page_run *run, struct piece *piece
 			return r;
 		moved += pieces[i].run.pages;
 	}
+	progress_add(p->count.meter, run->pages);
 	if (run->where & PAGE_HERE) {
 		p->count.here += moved;
 		p->count.zero += run->pages - moved;
@@ -194,7 +195,7 @@ int page_pump(struct page_source *src, struct page_sink *sink, unsigned int thre
 	      struct err *err)
 {
 	struct pump p = { .src = src, .sink = sink, .err = err, .lock = PTHREAD_MUTEX_INITIALIZER,
-			  .turn = PTHREAD_COND_INITIALIZER };
+			  .turn = PTHREAD_COND_INITIALIZER, .count = { .meter = count->meter } };
 	pthread_t more[WORKERS_MAX];
 	unsigned int started = 0;
 

@@ -16,11 +16,12 @@ import program
 from board import Board
 from images import NOT_FOR_CRIT, crit_decode, images_in
 from procstate import assert_same, see
-from waiting import gone, wait_asleep, wait_gone, wait_until
+from waiting import gone, wait_asleep, wait_gone, wait_line, wait_until
 
 SEED = int(os.environ.get("FERRY_SEED") or random.SystemRandom().randrange(1 << 32))
 SAMPLES = int(os.environ.get("FERRY_BROKEN_SAMPLES", "150"))
 CHECKSUMS = "ferry-checksums.img"
+VMA_VDSO = 8
 BROKEN = os.path.join(os.path.dirname(paths.FERRY_ASAN), "tests", "fuzz", "broken")
 SANITIZER_WORDS = ("AddressSanitizer", "LeakSanitizer", "runtime error:")
 
@@ -193,6 +194,8 @@ EDITS = {
     "2^31 pages": ("pagemap-", lambda e: e[1].update(nr_pages=1 << 31)),
     "pages file that is not": ("pagemap-", lambda e: first(e).update(pages_id=77)),
     "pages backwards": ("pagemap-", lambda e: e.append(dict(e[1]))),
+    "advice that throws pages away": ("mm-", lambda e: first(e)["vmas"][0].update(madv=hex(1 << 4))),
+    "200,000 threads": ("pstree", lambda e: first(e)["threads"].extend(range(1_000_000, 1_200_000))),
     "cwd without a file": ("fs-", lambda e: first(e).update(cwd_id=9999)),
 }
 
@@ -215,6 +218,50 @@ def record(*fields):
         return bytes([value & 0x7f | 0x80]) + varint(value >> 7) if value > 0x7f else bytes([value])
     message = b"".join(varint(number << 3) + varint(value) for number, value in fields)
     return len(message).to_bytes(4, "little") + message
+
+
+def place_in_pages(images, pid, address):
+    """(pages file, offset) of what a task's pagemap says of `address`."""
+    head, *runs = json.loads(crit_decode(f"{images}/pagemap-{pid}.img"))["entries"]
+    offset = 0
+    for run in runs:
+        start, count = int(str(run["vaddr"]), 0), run["nr_pages"]
+        if start <= address < start + count * 4096:
+            return f"{images}/pages-{head['pages_id']}.img", offset + address - start
+        offset += count * 4096
+    return pytest.fail(f"no page at {address:#x}")
+
+
+def vdso_in(images, pid):
+    """(start, end)"""
+    mappings = first(json.loads(crit_decode(f"{images}/mm-{pid}.img"))["entries"])["vmas"]
+    return next((int(str(m["start"]), 0), int(str(m["end"]), 0)) for m in mappings if int(str(m["status"]), 0) & VMA_VDSO)
+
+
+@pytest.mark.parametrize("where", ["start", "end"])
+def test_vdso_of_another_kernel(tool, images, where):
+    start, end = vdso_in(images, images.pid)
+    path, offset = place_in_pages(images, images.pid, start + 100 if where == "start" else end - 1)
+    with open(path, "r+b") as f:
+        f.seek(offset)
+        byte = f.read(1)
+        f.seek(offset)
+        f.write(bytes([byte[0] ^ 1]))
+    assert_refused(restore(tool, images), "vdso")
+    with open(path, "r+b") as f:
+        f.seek(offset)
+        f.write(byte)
+    assert tool.restore(images) == images.pid
+
+
+@pytest.mark.parametrize("how", ["changed", "gone", "moved"])
+def test_vdso_of_its_own(tool, start, workdir, how):
+    """A program that did something to its vdso is left alone."""
+    out = f"{workdir}/out"
+    pid = start([paths.program("scenarios", "vdso"), out, how], cwd=workdir)
+    wait_line(out, "ready")
+    wait_asleep(pid)
+    assert_dump_failed_well(tool, pid, f"{workdir}/images", "vdso")
 
 
 @pytest.mark.parametrize("pages", [1 << 40, 1 << 51, 1 << 52, (1 << 64) - 1])
@@ -290,6 +337,25 @@ def test_pid_is_taken(tool, images, start):
     assert_same(before, see(taker))
     program.end_tree(taker)
     assert tool.restore(images) == images.pid
+
+
+OWNED = """
+import fcntl, os, signal, sys
+fd = os.open("/dev/null", os.O_RDONLY)
+fcntl.fcntl(fd, fcntl.F_SETOWN, int(sys.argv[1]))
+signal.pause()
+"""
+
+
+def test_owner_is_gone(tool, start, workdir):
+    """A descriptor's signals went to a process that is not in the tree, and that has ended since: now to nobody."""
+    owner = sleeping(start)
+    pid = start(["/usr/bin/python3", "-c", OWNED, owner])
+    wait_asleep(pid)
+    tool.dump(pid, f"{workdir}/images")
+    wait_gone(pid)
+    program.end_tree(owner)
+    assert tool.restore(f"{workdir}/images") == pid
 
 
 @pytest.fixture

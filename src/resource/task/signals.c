@@ -173,7 +173,7 @@ static int pending_make(const struct task *t, struct vessel *v, struct err *err)
 	drain(t, &v->script);
 	for (size_t i = 0; i < t->pending.len; i++) {
 		siginfo_t info = info_of(&t->pending.at[i]);
-		int r = script_fits(&v->script, 1, INFO_BYTES) ? 0 : vessel_run(v, err);
+		int r = vessel_room(v, 1, INFO_BYTES, err);
 
 		if (r < 0)
 			return r;

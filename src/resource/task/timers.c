@@ -182,18 +182,12 @@ static taddr event_of(const struct posix_timer *p, struct script *s)
 	return script_data(s, &event, sizeof(event));
 }
 
-/* Room for one timer, or the script is run so far. */
-static int make_room(struct vessel *v, struct err *err)
-{
-	return script_fits(&v->script, 4, 256) ? 0 : vessel_run(v, err);
-}
-
 static int make_one(const struct posix_timer *p, struct vessel *v, struct err *err)
 {
 	const struct itimerspec times = { timespec_of(p->interval_ns), timespec_of(p->left_ns) };
 	const int32_t id = p->id;
 	struct script *s = &v->script;
-	int r = make_room(v, err);
+	int r = vessel_room(v, 4, 256, err);
 
 	if (r < 0)
 		return r;
@@ -213,7 +207,7 @@ static int skip_ids(int from, int to, struct vessel *v, struct err *err)
 	const int32_t out = 0;
 
 	for (int id = from; id < to; id++) {
-		int r = make_room(v, err);
+		int r = vessel_room(v, 4, 256, err);
 
 		if (r < 0)
 			return r;

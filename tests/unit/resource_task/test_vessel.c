@@ -131,7 +131,7 @@ static void see_thread(struct task_view *v, const struct gadgets *g, size_t inde
 {
 	struct subject *s = &v->subjects[index];
 
-	OK(subject_open(s, g, v->maps, v->subjects, 2, err));
+	OK(subject_open(s, g, v->maps, v->subjects, t->threads.len, err));
 	for (size_t i = 0; thread_kinds[i]; i++)
 		OK(thread_kinds[i]->see(v, s, &t->threads.at[index], err));
 	for (size_t i = 0; index == 0 && task_kinds[i]; i++)

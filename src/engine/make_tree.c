@@ -187,7 +187,7 @@ static int make_strangers(struct restoring *r, size_t index, pid_t born_sid, str
 
 	for (size_t i = index + 1; done == 0 && i < s->tasks.len; i++) {
 		const struct task *t = &s->tasks.at[i], *memory_of;
-		struct vessel *by = NULL;
+		struct vessel *by;
 
 		LOG_SCOPE("task %d", t->pid);
 		if (t->ppid != parent->pid || when_to_clone(t, parent, born_sid) != BY_OTHER)

@@ -3,6 +3,8 @@
 #include <stdio.h>
 
 #include "base/log.h"
+#include "base/mem.h"
+#include "base/own.h"
 #include "engine/load.h"
 #include "engine/places.h"
 #include "image/messages.h"
@@ -11,6 +13,7 @@
 #define IMG_VERSION_MAX 2u
 #define PID_MAX         0x400000u       /* the kernel's PID_MAX_LIMIT */
 #define THREADS_MAX     0x100000u
+#define TASKS_MAX       0x10000u
 
 static int load_inventory(struct store *store, InventoryEntry **ret_inventory, struct err *err)
 {
@@ -29,13 +32,20 @@ static int load_inventory(struct store *store, InventoryEntry **ret_inventory, s
 	return 0;
 }
 
-static bool pid_is_used(const struct snapshot *s, uint32_t pid)
+/* Numbers that were met, a bit each: images may have so many that looking for one would last. */
+struct met { uint64_t tids[PID_MAX / 64 + 1], tasks[PID_MAX / 64 + 1]; };
+
+static bool has(const uint64_t *set, uint32_t number)
 {
-	for (size_t i = 0; i < s->tasks.len; i++)
-		for (size_t k = 0; k < s->tasks.at[i].threads.len; k++)
-			if (s->tasks.at[i].threads.at[k].tid == (pid_t)pid)
-				return true;
-	return false;
+	return number <= PID_MAX && set[number / 64] >> number % 64 & 1;
+}
+
+static bool take(uint64_t *set, uint32_t number)
+{
+	bool free = !has(set, number);
+
+	set[number / 64] |= 1ull << number % 64;
+	return free;
 }
 
 static bool pid_is_sane(uint32_t pid)
@@ -43,13 +53,15 @@ static bool pid_is_sane(uint32_t pid)
 	return pid > 0 && pid <= PID_MAX;
 }
 
-static int load_pstree_entry(const PstreeEntry *e, struct snapshot *s, struct err *err)
+static int load_pstree_entry(const PstreeEntry *e, struct met *met, struct snapshot *s, struct err *err)
 {
 	struct task *t;
 
 	if (!pid_is_sane(e->pid) || e->pgid > PID_MAX || e->sid > PID_MAX)
 		return err_set(err, EBADMSG, "pstree: pid %u, group %u, session %u", e->pid, e->pgid, e->sid);
-	if ((e->ppid == 0) != (s->tasks.len == 0) || (e->ppid != 0 && !snapshot_task(s, (pid_t)e->ppid)))
+	if (s->tasks.len == TASKS_MAX)
+		return err_set(err, EOPNOTSUPP, "pstree: over %u tasks", TASKS_MAX);
+	if ((e->ppid == 0) != (s->tasks.len == 0) || (e->ppid != 0 && !has(met->tasks, e->ppid)))
 		return err_set(err, EBADMSG, "pstree: task %u has the parent %u, which is no task before it", e->pid, e->ppid);
 	if (e->n_threads > THREADS_MAX || (e->n_threads > 0 && e->threads[0] != e->pid))
 		return err_set(err, EBADMSG, "pstree: task %u is not its own first thread", e->pid);
@@ -58,10 +70,11 @@ static int load_pstree_entry(const PstreeEntry *e, struct snapshot *s, struct er
 	t->ppid = (pid_t)e->ppid;
 	t->pgid = (pid_t)e->pgid;
 	t->sid = (pid_t)e->sid;
+	take(met->tasks, e->pid);
 	for (size_t i = 0; i < e->n_threads || i == 0; i++) {
 		uint32_t tid = i < e->n_threads ? e->threads[i] : e->pid;
 
-		if (!pid_is_sane(tid) || pid_is_used(s, tid))
+		if (!pid_is_sane(tid) || !take(met->tids, tid))
 			return err_set(err, EBADMSG, "pstree: thread %u is there twice or none", tid);
 		vec_add(&t->threads)->tid = (pid_t)tid;
 	}
@@ -70,6 +83,7 @@ static int load_pstree_entry(const PstreeEntry *e, struct snapshot *s, struct er
 
 static int load_pstree(struct store *store, struct snapshot *s, struct err *err)
 {
+	own_free struct met *met = mem_new(sizeof(*met));
 	own_reader *reader = NULL;
 	int r = image_open(store, IMAGE_PSTREE, 0, &reader, err);
 
@@ -79,7 +93,7 @@ static int load_pstree(struct store *store, struct snapshot *s, struct err *err)
 		own_message PstreeEntry *e = NULL;
 
 		r = IMAGE_GET(reader, pstree_entry, &e, err);
-		if (r > 0 && load_pstree_entry(e, s, err) < 0)
+		if (r > 0 && load_pstree_entry(e, met, s, err) < 0)
 			return -err->code;
 	}
 	if (r == 0 && s->tasks.len == 0)
@@ -136,7 +150,6 @@ static int load_ids(struct store *store, const TaskKobjIdsEntry *own, struct tas
 static int load_fs(struct store *store, struct snapshot *s, struct task *t, struct err *err)
 {
 	own_message FsEntry *e = NULL;
-	struct file *f;
 	int r = IMAGE_READ_ONE(store, IMAGE_FS, (uint64_t)t->pid, fs_entry, &e, err);
 
 	if (r == 0)
@@ -146,8 +159,8 @@ static int load_fs(struct store *store, struct snapshot *s, struct task *t, stru
 	t->cwd_file = e->cwd_id;
 	t->root_file = e->root_id;
 	t->umask = e->umask & 0777;
-	r = load_need_file(s, t->cwd_file, "working directory", &f, err);
-	return r < 0 ? r : load_need_file(s, t->root_file, "root directory", &f, err);
+	r = load_need_path(s, t->cwd_file, "working directory", err);
+	return r < 0 ? r : load_need_path(s, t->root_file, "root directory", err);
 }
 
 static int load_task(struct store *store, struct snapshot *s, const TaskKobjIdsEntry *own, struct task *t,

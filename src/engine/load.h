@@ -21,3 +21,5 @@ int load_fdinfo(struct store *store, struct snapshot *s, struct task *t, struct 
 int load_mm(struct store *store, struct snapshot *s, struct task *t, struct err *err);
 /* The file `id`, which somebody needs: marked as used. */
 int load_need_file(struct snapshot *s, uint32_t id, const char *what, struct file **ret_file, struct err *err);
+/* The same; it must be something that was opened by its path. */
+int load_need_path(struct snapshot *s, uint32_t id, const char *what, struct err *err);

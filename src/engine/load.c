@@ -58,7 +58,6 @@ static int load_pstree_entry(const PstreeEntry *e, struct snapshot *s, uint8_t *
 	t->ppid = (pid_t)e->ppid;
 	t->pgid = (pid_t)e->pgid;
 	t->sid = (pid_t)e->sid;
-	take(met->tasks, e->pid);
 	for (size_t i = 0; i < e->n_threads || i == 0; i++) {
 		uint32_t tid = i < e->n_threads ? e->threads[i] : e->pid;
 

@@ -135,7 +135,6 @@ static int load_ids(struct store *store, const TaskKobjIdsEntry *own, struct tas
 static int load_fs(struct store *store, struct snapshot *s, struct task *t, struct err *err)
 {
 	own_message FsEntry *e = NULL;
-	struct file *f;
 	int r = IMAGE_READ_ONE(store, IMAGE_FS, (uint64_t)t->pid, fs_entry, &e, err);
 
 	if (r == 0)
@@ -145,8 +144,8 @@ static int load_fs(struct store *store, struct snapshot *s, struct task *t, stru
 	t->cwd_file = e->cwd_id;
 	t->root_file = e->root_id;
 	t->umask = e->umask & 0777;
-	r = load_need_file(s, t->cwd_file, "working directory", &f, err);
-	return r < 0 ? r : load_need_file(s, t->root_file, "root directory", &f, err);
+	r = load_need_path(s, t->cwd_file, "working directory", err);
+	return r < 0 ? r : load_need_path(s, t->root_file, "root directory", err);
 }
 
 /* Only looked at: they are loaded again when the task is made, for all at once may be much. */

@@ -321,7 +321,7 @@ static void stopped_before(void **state)
 
 	start(a, spins);
 	until_more(&a->board->beat, 10);
-	kill(a->pid, SIGTSTP);
+	kill(a->pid, SIGSTOP);          /* SIGTSTP does nothing where the group has no parent in its session */
 	until_state(a->pid, 'T');
 	hold(a, a->pid);
 	look(a);

@@ -14,6 +14,7 @@
 #define IMG_VERSION_MAX 2u
 #define PID_MAX         0x400000u       /* the kernel's PID_MAX_LIMIT */
 #define THREADS_MAX     0x100000u
+#define TASKS_MAX       0x10000u
 
 static int load_inventory(struct store *store, InventoryEntry **ret_inventory, struct err *err)
 {
@@ -46,6 +47,8 @@ static int load_pstree_entry(const PstreeEntry *e, struct snapshot *s, uint8_t *
 
 	if (!pid_is_sane(e->pid) || e->pgid > PID_MAX || e->sid > PID_MAX)
 		return err_set(err, EBADMSG, "pstree: pid %u, group %u, session %u", e->pid, e->pgid, e->sid);
+	if (s->tasks.len == TASKS_MAX)
+		return err_set(err, EOPNOTSUPP, "pstree: over %u tasks", TASKS_MAX);
 	if ((e->ppid == 0) != (s->tasks.len == 0) || (e->ppid != 0 && (!pid_is_sane(e->ppid) || used[e->ppid] != IS_TASK)))
 		return err_set(err, EBADMSG, "pstree: task %u has the parent %u, which is no task before it", e->pid, e->ppid);
 	if (e->n_threads > THREADS_MAX || (e->n_threads > 0 && e->threads[0] != e->pid))

@@ -321,7 +321,8 @@ static void stopped_before(void **state)
 
 	start(a, spins);
 	until_more(&a->board->beat, 10);
-	kill(a->pid, SIGSTOP);          /* SIGTSTP does nothing where the group has no parent in its session */
+	setpgid(a->pid, a->pid);        /* a group that nobody of its session is above is not stopped by SIGTSTP */
+	kill(a->pid, SIGTSTP);
 	until_state(a->pid, 'T');
 	hold(a, a->pid);
 	look(a);

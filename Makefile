@@ -7,7 +7,6 @@ PYTHON := /usr/bin/python3
 INIT := build/tests/lib/init
 PYTEST := $(INIT) $(PYTHON) -m pytest
 MESON_TEST := meson test --print-errorlogs --num-processes $(JOBS)
-SOURCES = $(shell git ls-files 'src/*.c')
 
 .PHONY: build asan demo test test-unit test-asan test-programs bench install format lint clean deps-build deps-test deps-lint
 .NOTPARALLEL:
@@ -51,8 +50,9 @@ install: build
 format: deps-lint
 	git clang-format --force --extensions c,h
 
+# One program at a time knows its own variadic functions only: with several, clang-tidy 14 mistakes them.
 lint: deps-lint build
-	clang-tidy -p build --quiet $(SOURCES)
+	@git ls-files 'src/*.c' | xargs -P $(JOBS) -n 1 clang-tidy -p build --quiet 2>build/lint.log || { cat build/lint.log; exit 1; }
 
 clean:
 	rm -rf build build-asan

@@ -6,7 +6,7 @@ set -eu
 
 build='gcc libc6-dev meson ninja-build pkg-config protobuf-compiler protobuf-c-compiler libprotobuf-c-dev libxxhash-dev libcap-dev libmnl-dev man-db'
 test='python3 python3-pytest python3-pytest-timeout libcmocka-dev redis-server redis-tools nginx-light nodejs debootstrap criu procps'
-lint='clang-format clang-tidy'
+lint='git clang-format clang-tidy'
 
 wanted=
 for job in "${@:-all}"; do

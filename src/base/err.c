@@ -9,7 +9,7 @@
 
 static void fill(struct err *err, int code, const char *file, int line, const char *fmt, va_list ap)
 {
-	*err = (struct err){ .code = code ? code : EIO, .file = file, .line = line };
+	*err = (struct err){ .code = code > 0 ? code : EIO, .file = file, .line = line };
 	vsnprintf(err->text, sizeof(err->text), fmt, ap);
 	log_scope_copy(err->scope, sizeof(err->scope));
 }

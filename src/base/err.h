@@ -22,6 +22,14 @@ struct err {
 	char text[360];         /* "eventfd: write counter: Bad address" */
 };
 
+/* So that compiler and analyzer know: who checks for < 0 has seen every failure. */
+#define err_below_0(code) ({                    \
+		int err_code_ = (code);         \
+		if (err_code_ >= 0)             \
+			__builtin_unreachable();\
+		err_code_;                      \
+	})
+
 #define err_set(err, code, ...) err_below_0(err_set_at(err, code, __FILE__, __LINE__, __VA_ARGS__))
 #define err_sys(err, ...)       err_below_0(err_sys_at(err, __FILE__, __LINE__, __VA_ARGS__))
 
@@ -35,11 +43,3 @@ int err_set_at(struct err *err, int code, const char *file, int line, const char
 /* As err_set with the code in errno; ": " and errno's text are appended. */
 int err_sys_at(struct err *err, const char *file, int line, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
-
-/* So that compiler and analyzer know: who checks for < 0 has seen every failure. */
-static inline int err_below_0(int code)
-{
-	if (code >= 0)
-		__builtin_unreachable();
-	return code;
-}

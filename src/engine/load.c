@@ -14,6 +14,7 @@
 #define IMG_VERSION_MAX 2u
 #define PID_MAX         0x400000u       /* the kernel's PID_MAX_LIMIT */
 #define THREADS_MAX     0x100000u
+#define TASKS_MAX       0x10000u
 
 static int load_inventory(struct store *store, InventoryEntry **ret_inventory, struct err *err)
 {
@@ -46,6 +47,8 @@ static int load_pstree_entry(const PstreeEntry *e, struct snapshot *s, uint8_t *
 
 	if (!pid_is_sane(e->pid) || e->pgid > PID_MAX || e->sid > PID_MAX)
 		return err_set(err, EBADMSG, "pstree: pid %u, group %u, session %u", e->pid, e->pgid, e->sid);
+	if (s->tasks.len == TASKS_MAX)
+		return err_set(err, EOPNOTSUPP, "pstree: over %u tasks", TASKS_MAX);
 	if ((e->ppid == 0) != (s->tasks.len == 0) || (e->ppid != 0 && (!pid_is_sane(e->ppid) || used[e->ppid] != IS_TASK)))
 		return err_set(err, EBADMSG, "pstree: task %u has the parent %u, which is no task before it", e->pid, e->ppid);
 	if (e->n_threads > THREADS_MAX || (e->n_threads > 0 && e->threads[0] != e->pid))
@@ -135,7 +138,6 @@ static int load_ids(struct store *store, const TaskKobjIdsEntry *own, struct tas
 static int load_fs(struct store *store, struct snapshot *s, struct task *t, struct err *err)
 {
 	own_message FsEntry *e = NULL;
-	struct file *f;
 	int r = IMAGE_READ_ONE(store, IMAGE_FS, (uint64_t)t->pid, fs_entry, &e, err);
 
 	if (r == 0)
@@ -145,8 +147,8 @@ static int load_fs(struct store *store, struct snapshot *s, struct task *t, stru
 	t->cwd_file = e->cwd_id;
 	t->root_file = e->root_id;
 	t->umask = e->umask & 0777;
-	r = load_need_file(s, t->cwd_file, "working directory", &f, err);
-	return r < 0 ? r : load_need_file(s, t->root_file, "root directory", &f, err);
+	r = load_need_path(s, t->cwd_file, "working directory", err);
+	return r < 0 ? r : load_need_path(s, t->root_file, "root directory", err);
 }
 
 /* Only looked at: they are loaded again when the task is made, for all at once may be much. */

@@ -29,3 +29,5 @@ int load_pages(struct store *store, const struct task *t, struct page_map *ret_m
 const struct vma *load_vma_at(const struct task *t, taddr page, size_t *at);
 /* The file `id`, which somebody needs: marked as used. */
 int load_need_file(struct snapshot *s, uint32_t id, const char *what, struct file **ret_file, struct err *err);
+/* The same; it must be something that was opened by its path. */
+int load_need_path(struct snapshot *s, uint32_t id, const char *what, struct err *err);

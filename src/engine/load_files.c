@@ -75,6 +75,16 @@ int load_need_file(struct snapshot *s, uint32_t id, const char *what, struct fil
 	return 0;
 }
 
+int load_need_path(struct snapshot *s, uint32_t id, const char *what, struct err *err)
+{
+	struct file *f;
+	int r = load_need_file(s, id, what, &f, err);
+
+	if (r == 0 && f->type->record != FD_TYPES__REG)
+		return err_set(err, EBADMSG, "%s: file %u has no path (type %d)", what, id, f->type->record);
+	return r;
+}
+
 static int load_slot(const FdinfoEntry *e, struct snapshot *s, struct task *t, struct err *err)
 {
 	struct file *f;

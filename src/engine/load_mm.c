@@ -12,6 +12,7 @@
 #define USER_END   0x7ffffffff000ull
 #define AUXV_MAX   128u
 #define VMAS_MAX   0x100000u
+#define SHMEMS_MAX 0x8000u
 #define KNOWN_PROT (PROT_READ | PROT_WRITE | PROT_EXEC)
 #define KNOWN_FLAGS (MAP_SHARED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE | MAP_LOCKED | \
 		     MAP_STACK | MAP_DENYWRITE | MAP_EXECUTABLE | MAP_FIXED)
@@ -22,19 +23,29 @@
 		      1ull << MADV_WIPEONFORK | 1ull << MADV_KEEPONFORK)
 #define UNHANDLED  (VMA_SYSV | VMA_SOCKET | VMA_AIO | 0x8000 /* shadow stack */ | 0x10000 /* guard */)
 
+/* Exactly one kind; the kernel's own mappings (vdso) may be called private and anonymous beside. */
+static bool is_one_kind(uint32_t status)
+{
+	const uint32_t files = VMA_FILE_PRIVATE | VMA_FILE_SHARED, own = VMA_VVAR | VMA_VDSO;
+	uint32_t kind = status & (files | VMA_ANON_SHARED | VMA_ANON_PRIVATE);
+
+	if (status & VMA_MEMFD && !(kind & files))
+		return false;
+	if (status & own)
+		return !(kind & ~(uint32_t)VMA_ANON_PRIVATE);
+	return kind != 0 && !(kind & (kind - 1));
+}
+
 static int check_kind(const struct vma *v, struct err *err)
 {
-	const uint32_t kinds = VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_ANON_PRIVATE | VMA_VVAR |
-			       VMA_VDSO;
-	uint32_t kind = v->status & kinds;
-	bool shared = kind & (VMA_FILE_SHARED | VMA_ANON_SHARED);
+	bool shared = v->status & (VMA_FILE_SHARED | VMA_ANON_SHARED);
 
 	if (v->status & UNHANDLED)
 		return err_set(err, EOPNOTSUPP, "of a kind that is not handled yet (status %#x)", v->status);
-	if (kind & (VMA_VVAR | VMA_VDSO))
-		return 0;
-	if (kind == 0 || (kind & (kind - 1)) || (v->status & VMA_MEMFD && !(kind & (VMA_FILE_PRIVATE | VMA_FILE_SHARED))))
+	if (!is_one_kind(v->status))
 		return err_set(err, EBADMSG, "of no kind, or of two (status %#x)", v->status);
+	if (v->status & (VMA_VVAR | VMA_VDSO))
+		return 0;
 	if (shared != ((v->flags & MAP_TYPE) == MAP_SHARED) || (!shared && (v->flags & MAP_TYPE) != MAP_PRIVATE))
 		return err_set(err, EBADMSG, "status %#x and flags %#x don't agree", v->status, v->flags);
 	return 0;
@@ -83,6 +94,8 @@ static int load_shared(struct snapshot *s, const struct vma *v, struct err *err)
 			o = &s->shmems.at[i];
 	if (o && o->inode_id)
 		return err_set(err, EBADMSG, "shared memory %#llx is a memfd", (unsigned long long)o->id);
+	if (!o && s->shmems.len == SHMEMS_MAX)
+		return err_set(err, EOPNOTSUPP, "over %u shared memory objects", SHMEMS_MAX);
 	if (!o) {
 		o = vec_add(&s->shmems);
 		o->id = v->object;
@@ -135,7 +148,6 @@ static void load_marks(const MmEntry *e, struct mm *mm)
 int load_mm(struct store *store, struct snapshot *s, struct task *t, struct err *err)
 {
 	own_message MmEntry *e = NULL;
-	struct file *exe;
 	int r = IMAGE_READ_ONE(store, IMAGE_MM, (uint64_t)t->pid, mm_entry, &e, err);
 
 	if (r == 0)
@@ -149,7 +161,7 @@ int load_mm(struct store *store, struct snapshot *s, struct task *t, struct err 
 	for (size_t i = 0; i < e->n_mm_saved_auxv; i++)
 		vec_push(&t->mm.auxv, e->mm_saved_auxv[i]);
 	t->mm.exe_file = e->exe_file_id;
-	r = load_need_file(s, t->mm.exe_file, "program", &exe, err);
+	r = load_need_path(s, t->mm.exe_file, "program", err);
 	for (size_t i = 0; r == 0 && i < e->n_vmas; i++)
 		r = load_vma(e->vmas[i], s, t, err);
 	return r;

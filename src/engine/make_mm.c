@@ -6,6 +6,7 @@
  * What parent and child mapped alike stays; there only the pages that differ
  * are written, and the others remain one page for both, as before.
  */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/prctl.h>
@@ -298,6 +299,7 @@ static int compare_all(struct comparing *c, struct err *err)
 		} else {
 			const struct vma *v = load_vma_at(c->task, pa, &c->vma);
 
+			assert(p && q);
 			pages = p->pages - iskip < q->pages - kskip ? p->pages - iskip : q->pages - kskip;
 			if (inherited(v, c->parent))
 				done = compare(c, p, iskip, q, kskip, pages, err);

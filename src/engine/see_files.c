@@ -146,7 +146,7 @@ static int see_fd(struct seeing *s, int pidfd, pid_t pid, int task_fd, struct fd
 	struct file f = { 0 };
 	char name[32];
 	uint64_t flags;
-	size_t place;
+	size_t place = 0;
 	own_fd fd = -1;
 	int r;
 
@@ -171,7 +171,7 @@ static int see_fd(struct seeing *s, int pidfd, pid_t pid, int task_fd, struct fd
 	if (fstat(fd, &v.st) < 0)
 		return err_sys(err, "stat");
 	r = find_file(s, &v, &ret_slot->file, &place, err);
-	if (r < 0 || ret_slot->file)
+	if (r != 0 || ret_slot->file)
 		return r;
 	f.dev = v.st.st_dev;
 	f.ino = v.st.st_ino;

@@ -66,7 +66,7 @@ static int refuse_stranger(int dirfd, const char *name, struct err *err)
 static int put_sum(struct image_writer *w, const struct image_sum *sum, const struct image_hash *hash, struct err *err)
 {
 	struct image_hash bytes = *hash;
-	struct image_sum named = { 0 };
+	struct image_sum named;
 	ImageChecksumEntry entry = IMAGE_CHECKSUM_ENTRY__INIT;
 
 	entry.xxh3_128 = (ProtobufCBinaryData){ sizeof(bytes.bytes), bytes.bytes };

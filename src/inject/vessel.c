@@ -194,7 +194,7 @@ static int put_blob(struct vessel *v, struct err *err)
 	int r;
 
 	r = vessel_call(v, SYS_mmap, map, &got, err);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	if ((uint64_t)got != v->blob.at)
 		return err_set(err, got < 0 ? (int)-got : EIO, "map the interpreter into vessel %d: %s", v->pid,

@@ -179,7 +179,7 @@ static void packets_check(struct res *r, struct world *w)
 
 static void ends_check(struct res *r, struct world *w)
 {
-	struct pollfd no_reader = { w->out[NO_READER], POLLOUT, 0 };
+	struct pollfd no_reader = { w->out[NO_READER], 0, 0 };      /* POLLERR comes unasked */
 	char text[128];
 
 	/* a child that was just forked may have the other end a moment longer */

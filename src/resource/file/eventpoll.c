@@ -313,7 +313,7 @@ static int attach_target(const struct file *f, struct maker *m, int ep, const st
 	r = file_of_target(f, m->snapshot, t, &id, err);
 	if (r == 0)
 		r = made_fd(m, id, &fd, err);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	own_fd before = fcntl(t->fd, F_DUPFD_CLOEXEC, 0);       /* -1: nothing was */
 

@@ -85,7 +85,7 @@ int sock_opt_get(int fd, int level, int name, int *ret_value)
 	int value = 0;
 
 	if (getsockopt(fd, level, name, &value, &len) < 0)
-		return errno == EOPNOTSUPP || errno == EINVAL ? -ENOPROTOOPT : -errno;
+		return errno == EOPNOTSUPP || errno == EINVAL ? -ENOPROTOOPT : err_below_0(-errno);
 	*ret_value = value;
 	return 0;
 }

@@ -78,7 +78,7 @@ static int parse(const char *text, struct timerfd *ret, struct err *err)
 		r = span_of(text, "it_value:", &t.left, err);
 	if (r == 0)
 		r = span_of(text, "it_interval:", &t.interval, err);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	t.clock = (uint32_t)clock;
 	t.ticks = ticks;

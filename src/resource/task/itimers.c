@@ -33,7 +33,7 @@ static int itimers_see(const struct task_view *v, struct task *t, struct err *er
 			r = err_set(err, (int)-got, "ask for interval timer %d", which);
 		if (r == 0)
 			r = question_read(v->subject, 0, &it, sizeof(it), err);
-		if (r < 0)
+		if (r != 0)
 			return r;
 		t->itimers[which].interval_us = (uint64_t)it.it_interval.tv_sec * US_PER_S + (uint64_t)it.it_interval.tv_usec;
 		t->itimers[which].left_us = (uint64_t)it.it_value.tv_sec * US_PER_S + (uint64_t)it.it_value.tv_usec;

@@ -48,7 +48,7 @@ static int ask_times(struct subject *s, struct posix_timer *p, struct err *err)
 		r = err_set(err, (int)-got, "ask for timer %d", p->id);
 	if (r == 0)
 		r = question_read(s, 0, &it, sizeof(it), err);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	p->interval_ns = ns_of(&it.it_interval);
 	p->left_ns = ns_of(&it.it_value);

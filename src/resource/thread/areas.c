@@ -40,7 +40,7 @@ static int see_altstack(struct subject *s, struct thread *t, struct err *err)
 		r = err_set(err, (int)-got, "ask thread %d for its signal stack", s->tid);
 	if (r == 0)
 		r = question_read(s, 0, &ss, sizeof(ss), err);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	t->altstack.sp = ss.sp;
 	t->altstack.size = ss.size;

@@ -321,6 +321,7 @@ static void stopped_before(void **state)
 
 	start(a, spins);
 	until_more(&a->board->beat, 10);
+	setpgid(a->pid, a->pid);        /* a group that nobody of its session is above is not stopped by SIGTSTP */
 	kill(a->pid, SIGTSTP);
 	until_state(a->pid, 'T');
 	hold(a, a->pid);

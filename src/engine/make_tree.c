@@ -252,18 +252,32 @@ static int place_in_group(struct restoring *r, size_t index, struct err *err)
 	return done < 0 ? done : join_group(m, t->pgid, err);
 }
 
+static bool is_group(const struct snapshot *s, pid_t pid)
+{
+	for (size_t i = 0; i < s->tasks.len; i++)
+		if (s->tasks.at[i].pgid == pid)
+			return true;
+	return false;
+}
+
+/* Leaders make their groups, members join them, and then leaders that are in another one now leave. */
 static int make_groups(struct restoring *r, struct err *err)
 {
+	enum { LEAD, JOIN, LEAVE, ROUNDS };
 	const struct snapshot *s = &r->snapshot;
 	int done = 0;
 
-	for (size_t i = 0; done == 0 && i < s->tasks.len; i++)
-		if (s->tasks.at[i].pgid == s->tasks.at[i].pid && r->tasks[i].pgid != s->tasks.at[i].pid)
-			done = join_group(&r->tasks[i], s->tasks.at[i].pid, err);
-	for (size_t i = 0; done == 0 && i < s->tasks.len; i++) {
-		LOG_SCOPE("task %d", s->tasks.at[i].pid);
-		done = place_in_group(r, i, err);
-	}
+	for (int round = LEAD; done == 0 && round < ROUNDS; round++)
+		for (size_t i = 0; done == 0 && i < s->tasks.len; i++) {
+			const struct task *t = &s->tasks.at[i];
+			bool leads = is_group(s, t->pid);
+
+			LOG_SCOPE("task %d", t->pid);
+			if (round == LEAD && leads && r->tasks[i].pgid != t->pid)
+				done = join_group(&r->tasks[i], t->pid, err);
+			else if (round != LEAD && leads == (round == LEAVE))
+				done = place_in_group(r, i, err);
+		}
 	return done;
 }
 

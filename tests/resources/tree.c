@@ -5,7 +5,8 @@
  * zombies, stopped tasks, threads with children. The root, a session leader
  * and subreaper, describes all of it from /proc; every task that runs looks at
  * itself; the root waits for the dead and breeds new ones. "leaderless" adds a
- * task in a session whose leader is gone, which the subreaper took in.
+ * task in a session whose leader is gone, which the subreaper took in; "moved"
+ * a group whose leader is in another one now.
  */
 #include <dirent.h>
 #include <pthread.h>
@@ -15,7 +16,7 @@
 #include "res.h"
 
 enum role {
-	ROOT, PLAIN, LONE_GROUP, GROUP_LEFT, SESSION, SESSION_CHILD, SESSION_ZOMBIE, LATE_SESSION, EARLY_CHILD, LEADER_GONE, ORPHAN,
+	ROOT, PLAIN, LONE_GROUP, GROUP_LEFT, GROUP_MOVED, GROUP_STAYS, SESSION, SESSION_CHILD, SESSION_ZOMBIE, LATE_SESSION, EARLY_CHILD, LEADER_GONE, ORPHAN,
 	ZOMBIE_GROUP_MEMBER, DEEP_1, DEEP_2, DEEP_3, STOPPED, STOPPED_TTY, LIVE_ROLES,
 	ZOMBIE_EXIT = LIVE_ROLES, ZOMBIE_SIGNAL, ZOMBIE_SESSION, ZOMBIE_LEADER, ROLES
 };
@@ -202,6 +203,16 @@ static void groups_make(struct res *r, struct tree *t)
 	MUST(r, waitid(P_PID, leader, &si, WEXITED | WNOWAIT) == 0);
 }
 
+/* A group whose leader lives, in another one. */
+static void moved_make(struct res *r, struct tree *t)
+{
+	pid_t leader = spawn(r, t, GROUP_MOVED, own_group), member = spawn(r, t, GROUP_STAYS, NULL);
+
+	hear(r, t, GROUP_MOVED);
+	hear(r, t, GROUP_STAYS);
+	MUST(r, setpgid(member, leader) == 0 && setpgid(leader, getpgrp()) == 0);
+}
+
 static void stop(struct res *r, pid_t pid, int sig)
 {
 	siginfo_t si;
@@ -209,13 +220,15 @@ static void stop(struct res *r, pid_t pid, int sig)
 	MUST(r, kill(pid, sig) == 0 && waitid(P_PID, pid, &si, WSTOPPED) == 0 && si.si_status == sig);
 }
 
-static void make(struct res *r, struct tree *t, bool leaderless)
+static void make(struct res *r, struct tree *t, bool leaderless, bool moved)
 {
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	MUST(r, pipe(t->channel) == 0);
 	t->pids[ROOT] = getpid();
 	spawn(r, t, PLAIN, NULL);
 	groups_make(r, t);
+	if (moved)
+		moved_make(r, t);
 	spawn(r, t, SESSION, session);
 	spawn(r, t, LATE_SESSION, late_session);
 	if (leaderless)
@@ -225,7 +238,7 @@ static void make(struct res *r, struct tree *t, bool leaderless)
 	spawn(r, t, STOPPED, NULL);
 	spawn(r, t, STOPPED_TTY, own_group);
 	for (int role = 0; role < LIVE_ROLES; role++)
-		if (role != LEADER_GONE || leaderless)
+		if ((role != LEADER_GONE || leaderless) && ((role != GROUP_MOVED && role != GROUP_STAYS) || moved))
 			hear(r, t, role);
 	t->pids[ZOMBIE_EXIT] = corpse(r, 37, 0, false, false);
 	t->pids[ZOMBIE_SIGNAL] = corpse(r, 0, SIGTERM, false, true);
@@ -314,7 +327,7 @@ int main(int argc, char **argv)
 	static struct tree t;
 	struct res r = res_start(argc, argv);
 
-	make(&r, &t, argc > 2 && strcmp(argv[2], "leaderless") == 0);
+	make(&r, &t, argc > 2 && strcmp(argv[2], "leaderless") == 0, argc > 2 && strcmp(argv[2], "moved") == 0);
 	see(&t, t.was);
 	res_ready(&r);
 	for (;;) {

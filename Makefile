@@ -54,8 +54,10 @@ format: deps-lint
 lint: deps-lint build
 	@git ls-files 'src/*.c' | xargs -P $(JOBS) -n 1 clang-tidy -p build --quiet 2>build/lint.log || { cat build/lint.log; exit 1; }
 
+# The peer stays: it comes over the network.
 clean:
-	rm -rf build build-asan
+	rm -rf build-asan
+	[ ! -d build ] || find build -mindepth 1 -maxdepth 1 ! -name peer -exec rm -rf {} +
 
 deps-build:
 	@scripts/deps.sh build

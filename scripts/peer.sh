@@ -16,7 +16,8 @@ if [ ! -x "$peer/criu" ] || [ -z "$(version)" ]; then
 	rm -rf "$peer"
 	mkdir -p "$peer"
 	log=$peer/debootstrap.log
-	if ! debootstrap --variant=minbase --include=criu sid "$peer/root" "$mirror" >"$log" 2>&1; then
+	# In a mount namespace of its own: what it mounts goes with it, however it ends.
+	if ! unshare --mount debootstrap --variant=minbase --include=criu sid "$peer/root" "$mirror" >"$log" 2>&1; then
 		tail -n 20 "$log" >&2
 		echo "peer.sh: debootstrap failed, its log is $log" >&2
 		exit 1

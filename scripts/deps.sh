@@ -4,8 +4,8 @@
 # Quick when everything is there. Services that packages would start by themselves are kept from starting.
 set -eu
 
-build='gcc libc6-dev meson ninja-build pkg-config protobuf-compiler protobuf-c-compiler libprotobuf-c-dev libxxhash-dev libcap-dev libmnl-dev man-db'
-test='python3 python3-pytest python3-pytest-timeout libcmocka-dev redis-server redis-tools nginx-light nodejs debootstrap criu procps'
+build='gcc libc6-dev meson ninja-build pkg-config protobuf-compiler protobuf-c-compiler libprotobuf-c-dev libxxhash-dev libmnl-dev libcmocka-dev'
+test='python3 python3-pytest python3-pytest-timeout redis-server nginx-light nodejs debootstrap criu'
 lint='git clang-format clang-tidy'
 
 wanted=

@@ -148,6 +148,7 @@ static void load_marks(const MmEntry *e, struct mm *mm)
 int load_mm(struct store *store, struct snapshot *s, struct task *t, struct err *err)
 {
 	own_message MmEntry *e = NULL;
+	struct file *exe;
 	int r = IMAGE_READ_ONE(store, IMAGE_MM, (uint64_t)t->pid, mm_entry, &e, err);
 
 	if (r == 0)
@@ -161,7 +162,9 @@ int load_mm(struct store *store, struct snapshot *s, struct task *t, struct err 
 	for (size_t i = 0; i < e->n_mm_saved_auxv; i++)
 		vec_push(&t->mm.auxv, e->mm_saved_auxv[i]);
 	t->mm.exe_file = e->exe_file_id;
-	r = load_need_path(s, t->mm.exe_file, "program", err);
+	r = load_need_file(s, t->mm.exe_file, "program", &exe, err);
+	if (r == 0 && exe->type->record != FD_TYPES__REG && exe->type->record != FD_TYPES__MEMFD)
+		return err_set(err, EBADMSG, "program: file %u can't be run (type %d)", exe->id, exe->type->record);
 	for (size_t i = 0; r == 0 && i < e->n_vmas; i++)
 		r = load_vma(e->vmas[i], s, t, err);
 	return r;

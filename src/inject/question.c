@@ -362,13 +362,27 @@ static const struct proc_map *idle_stack(const struct proc_maps *maps, const str
 	return NULL;
 }
 
+/*
+ * A main stack that is deep in use ends right below the stack pointer: a write there lets it grow, as the thread's own
+ * would.  The mapping in `maps`, and so in an image, stays as it was.
+ */
+static bool grow_stack(const struct subject *s, const struct proc_maps *maps, const struct proc_map *m, taddr down_to)
+{
+	const struct proc_map *below = m > maps->at ? m - 1 : NULL;
+
+	if (strcmp(m->name, "[stack]") != 0 || down_to >= m->start || (below && below->end > down_to))
+		return false;
+	return ptrace(PTRACE_POKEDATA, s->tid, down_to & ~7ull, NULL) == 0;
+}
+
 static int find_room(const struct subject *s, const struct proc_maps *maps, const struct subject *all, size_t count,
 		     taddr *ret_top, struct err *err)
 {
 	const struct proc_map *m = own_stack(s, maps);
 	size_t need = frame_bytes(s);
 
-	if (m && s->seen.rsp - m->start >= RED_ZONE + need + ROOM_BELOW) {
+	if (m && (s->seen.rsp - m->start >= RED_ZONE + need + ROOM_BELOW ||
+		  grow_stack(s, maps, m, s->seen.rsp - RED_ZONE - need - ROOM_BELOW))) {
 		*ret_top = s->seen.rsp - RED_ZONE;
 		return 0;
 	}

@@ -145,6 +145,16 @@ def test_in_a_handler_on_another_stack(tool, start, workdir, mode):
     odd.wait_for("back")
 
 
+def test_deep_stack(tool, start, workdir):
+    """Where the stack has no room below, it is made to grow: else some of the state can't be asked for, which is a warning."""
+    odd = Odd(start, workdir, "shapes", "deep-stack")
+    odd.settle()
+    assert tool.dump(odd.pid, fresh(workdir)).stderr == ""
+    wait_gone(odd.pid)
+    tool.restore(os.path.join(workdir, "images"))
+    odd.is_as_before(("[stack]",))
+
+
 def test_named_semaphore(tool, start, workdir):
     """glibc makes it under another name, which its mapping keeps."""
     name = f"/ferry-odd-{os.getpid()}-{os.path.basename(workdir)[-8:]}"

@@ -177,6 +177,15 @@ static void dead_in_group(void)
 	MUST(waitpid(leader, NULL, 0) == leader);
 }
 
+/* Nothing is mapped below its stack pointer but a page or so. */
+static void deep_stack(void)
+{
+	volatile char much[1 << 20];
+
+	memset((void *)much, 1, sizeof(much));
+	ready();
+}
+
 int main(int argc, char **argv)
 {
 	static char alternate[65536];
@@ -211,9 +220,10 @@ int main(int argc, char **argv)
 		replace_program(argv[0]);
 	if (MODE("directory-gone"))
 		directory_gone();
-	if (MODE("semaphore")) {
+	if (MODE("semaphore"))
 		MUST(sem_open(argv[2], O_CREAT | O_EXCL, 0600, 1) != SEM_FAILED);
-	}
+	if (MODE("deep-stack"))
+		deep_stack();
 	if (MODE("dead-in-group"))
 		dead_in_group();
 	ready();

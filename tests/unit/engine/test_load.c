@@ -160,6 +160,25 @@ CHANGE(root_unknown, FS->root_id = 99999999)
 CHANGE(cwd_eventfd, FS->cwd_id = WORLD_EVENTFD)
 CHANGE(root_eventfd, FS->root_id = WORLD_EVENTFD)
 
+static VmaEntry *with_status(const MmEntry *mm, uint32_t status)
+{
+	for (size_t i = 0; i < mm->n_vmas; i++)
+		if (mm->vmas[i]->status & status)
+			return mm->vmas[i];
+	fail_msg("no mapping has status %#x", status);
+	return NULL;
+}
+
+static VmaEntry *vdso(const MmEntry *mm)
+{
+	return with_status(mm, VMA_VDSO);
+}
+
+static VmaEntry *vvar(const MmEntry *mm)
+{
+	return with_status(mm, VMA_VVAR);
+}
+
 #define MM AS(MmEntry, 0)
 #define VMA(i) MM->vmas[i]
 CHANGE(exe_unknown, MM->exe_file_id = 99999999)
@@ -176,8 +195,8 @@ CHANGE(kernel, VMA(MM->n_vmas - 1)->start = 0xffffffff80000000; VMA(MM->n_vmas -
 CHANGE(wraps, VMA(MM->n_vmas - 1)->end = 0)
 CHANGE(two_kinds, VMA(MAP_DATA)->status |= VMA_FILE_PRIVATE)
 CHANGE(no_kind, VMA(MAP_DATA)->status = VMA_REGULAR)
-CHANGE(vdso_of_file, VMA(MAP_VDSO)->status |= VMA_FILE_SHARED)
-CHANGE(vvar_shared, VMA(MAP_VVAR)->status |= VMA_ANON_SHARED)
+CHANGE(vdso_of_file, vdso(MM)->status |= VMA_FILE_SHARED)
+CHANGE(vvar_shared, vvar(MM)->status |= VMA_ANON_SHARED)
 CHANGE(shared_flags, VMA(MAP_DATA)->flags = MAP_SHARED | MAP_ANONYMOUS)
 CHANGE(private_flags, VMA(MAP_SHM)->flags = MAP_PRIVATE | MAP_ANONYMOUS)
 CHANGE(neither_flags, VMA(MAP_DATA)->flags &= ~(uint32_t)MAP_TYPE)
@@ -192,9 +211,9 @@ CHANGE(memfd_anon, VMA(MAP_SHM)->status |= VMA_MEMFD)
 CHANGE(shm_offset, VMA(MAP_SHM)->pgoff = 1ull << 63)
 CHANGE(sysv, VMA(MAP_SHM)->status |= VMA_SYSV)
 CHANGE(aio, VMA(MAP_DATA)->status |= VMA_AIO)
-CHANGE(no_vdso, VMA(MAP_VDSO)->status &= ~(uint32_t)VMA_VDSO)
-CHANGE(two_vdsos, VMA(MAP_VVAR)->status |= VMA_VDSO)
-CHANGE(torn_vdso, VMA(MAP_VDSO)->start += 4096; VMA(MAP_VDSO)->end += 4096)
+CHANGE(no_vdso, vdso(MM)->status &= ~(uint32_t)VMA_VDSO)
+CHANGE(two_vdsos, vvar(MM)->status |= VMA_VDSO)
+CHANGE(torn_vdso, vdso(MM)->start += 4096; vdso(MM)->end += 4096)
 
 static void long_auxv(struct records *r)
 {
@@ -255,7 +274,7 @@ static const struct bad bads[] = {
 	BAD(MM, WORLD_CHILD, memfd_anon, EBADMSG, "mapping"), BAD(MM, WORLD_CHILD, shm_offset, EBADMSG, "offset"),
 	BAD(MM, WORLD_CHILD, sysv, EOPNOTSUPP, "mapping"), BAD(MM, WORLD_CHILD, aio, EOPNOTSUPP, "mapping"),
 	BAD(MM, WORLD_CHILD, no_vdso, EOPNOTSUPP, "0 vdso"), BAD(MM, WORLD_CHILD, two_vdsos, EOPNOTSUPP, "2 vdso"),
-	BAD(MM, WORLD_CHILD, torn_vdso, EBADMSG, "torn"), BAD(MM, WORLD_CHILD, long_auxv, EBADMSG, "auxv"),
+	BAD(MM, WORLD_CHILD, torn_vdso, EOPNOTSUPP, "vdso"), BAD(MM, WORLD_CHILD, long_auxv, EBADMSG, "auxv"),
 	BAD(PSTREE, 0, stranger, EOPNOTSUPP, "session 555"),
 };
 

@@ -9,9 +9,12 @@
 #include "base/mem.h"
 #include "base/own.h"
 #include "engine/save.h"
+#include "engine/vdso.h"
 #include "resource/resource.h"
 
-#define PAGE 4096ull
+#define PAGE   4096ull
+#define ADVICE (1ull << MADV_RANDOM | 1ull << MADV_SEQUENTIAL | 1ull << MADV_DONTFORK | 1ull << MADV_MERGEABLE | \
+		1ull << MADV_HUGEPAGE | 1ull << MADV_NOHUGEPAGE | 1ull << MADV_DONTDUMP | 1ull << MADV_WIPEONFORK)
 
 static void add_file(struct snapshot *s, uint32_t id, FileEntry *rec)
 {
@@ -100,19 +103,34 @@ static taddr add_vma(struct task *t, taddr at, uint32_t status, uint32_t flags, 
 	struct vma *v = vec_add(&t->mm.vmas);
 	taddr start = at + random_below(50) * PAGE;
 
-	if (status & VMA_VDSO)          /* right behind [vvar] */
-		start = at;
 	*v = (struct vma){
 		.start = start, .end = start + (1 + random_below(1000)) * PAGE, .prot = (uint32_t)random_below(8),
 		.flags = flags, .status = VMA_REGULAR | status, .object = object, .account = random_below(2),
-		.pgoff = status & (VMA_ANON_PRIVATE | VMA_VVAR | VMA_VDSO) ? 0 : random_below(1 << 20) * PAGE,
-		.madvise = random_below(3) ? 0 : random_below(1ull << 26),
+		.pgoff = status & VMA_ANON_PRIVATE ? 0 : random_below(1 << 20) * PAGE,
+		.madvise = random_below(3) ? 0 : random_below(0) & ADVICE,
 	};
 	if (random_below(4) == 0 && status & VMA_ANON_PRIVATE) {
 		v->flags |= MAP_LOCKED;
 		v->lock_on_fault = random_below(2);
 	}
 	return v->end;
+}
+
+/* As this kernel lays it out: any other is refused. */
+static taddr add_vdso(struct task *t, taddr at)
+{
+	struct vdso own;
+	struct err err;
+
+	OK(&err, vdso_own(&own, &err));
+	for (unsigned int i = 0; i < own.parts; i++) {
+		taddr start = at + own.part[i].start - own.part[0].start;
+
+		vec_push(&t->mm.vmas, ((struct vma){
+			.start = start, .end = start + own.part[i].len_bytes, .prot = PROT_READ, .flags = MAP_PRIVATE | MAP_ANONYMOUS,
+			.status = VMA_REGULAR | VMA_ANON_PRIVATE | (own.part[i].code ? VMA_VDSO : VMA_VVAR) }));
+	}
+	return at + vdso_span(&own);
 }
 
 static void make_mm(const struct snapshot *s, struct task *t)
@@ -128,8 +146,7 @@ static void make_mm(const struct snapshot *s, struct task *t)
 	at = add_vma(t, at, VMA_ANON_SHARED, MAP_SHARED | MAP_ANONYMOUS, 70 + random_below(5));
 	at = add_vma(t, at, VMA_FILE_SHARED, MAP_SHARED, WORLD_PROGRAM);
 	at = add_vma(t, at + (1ull << 40), VMA_ANON_PRIVATE | VMA_STACK, MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN, 0);
-	at = add_vma(t, at, VMA_ANON_PRIVATE | VMA_VVAR, MAP_PRIVATE | MAP_ANONYMOUS, 0);
-	at = add_vma(t, at, VMA_ANON_PRIVATE | VMA_VDSO, MAP_PRIVATE | MAP_ANONYMOUS, 0);
+	at = add_vdso(t, at + PAGE);
 	for (uint64_t n = random_below(100); n > 0; n--)
 		at = add_vma(t, at, VMA_ANON_PRIVATE, MAP_PRIVATE | MAP_ANONYMOUS, 0);
 	for (size_t i = 0; i < ARRAY_LEN(marks); i++)

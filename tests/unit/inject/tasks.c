@@ -43,30 +43,45 @@ static bool enter(void)
 	       put_text("/proc/self/uid_map", map);
 }
 
+static int exit_status(pid_t pid)
+{
+	int status;
+
+	while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	return pid > 0 && WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
+
+static int run_inside(int (*run)(void))
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || mount("proc", "/proc", "proc", 0, NULL) < 0) {
+		print_message("/proc can't be mounted here: skipped\n");
+		return TEST_SKIPPED;
+	}
+	return run();
+}
+
+/* Leaves by _exit(): a leak checker can work neither in there, nor where no more process can be made since it ended. */
 int in_pid_namespace(int (*run)(void))
 {
 	int status;
 	pid_t pid;
 
 	fflush(NULL);
+	pid = fork();
+	if (pid != 0)
+		return exit_status(pid);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (!enter()) {
 		print_message("no pid namespace may be made here: skipped\n");
-		return TEST_SKIPPED;
+		fflush(NULL);
+		_exit(TEST_SKIPPED);
 	}
 	pid = fork();
-	if (pid == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || mount("proc", "/proc", "proc", 0, NULL) < 0) {
-			print_message("/proc can't be mounted here: skipped\n");
-			exit(TEST_SKIPPED);
-		}
-		status = run();
-		fflush(NULL);
-		_exit(status);          /* a leak checker can't work in there */
-	}
-	while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
-		;
-	return pid > 0 && WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+	status = pid == 0 ? run_inside(run) : exit_status(pid);
+	fflush(NULL);
+	_exit(status);
 }
 
 pid_t task_fork(void (*body)(void *arg), void *arg)

@@ -76,6 +76,7 @@ static void everything_goes(void **state)
 		struct thread *th = vec_add(&t->threads);
 		struct file *f = vec_add(&s.files);
 		struct pipe *p = vec_add(&s.pipes);
+		struct ghost *g = vec_add(&s.ghosts);
 
 		th->xsave = mem_new(100);
 		vec_push(&th->affinity, 1);
@@ -93,7 +94,7 @@ static void everything_goes(void **state)
 		}
 		p->data = mem_new(10);
 		vec_push(&p->packets, 1);
-		vec_push(&vec_add(&s.ghosts)->files, 1);
+		vec_push(&g->files, 1);
 		vec_add(&s.packets)->bytes = mem_new(5);
 		vec_add(&s.shmems)->name = mem_str("memfd");
 	}

@@ -12,6 +12,7 @@
  * Life shows on the board: every slot of enum beat rises.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <fenv.h>
 #include <linux/futex.h>
 #include <poll.h>
@@ -21,7 +22,6 @@
 #include <sys/select.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
-#include <dirent.h>
 #include <time.h>
 
 #include "board.h"
@@ -187,14 +187,13 @@ static void *wait_forever(void *arg)
 	return arg;
 }
 
+/* Not by /proc/self/fd: a directory of a process that is gone can't be opened again by a restore. */
 static int count_descriptors(void)
 {
-	DIR *dir = opendir("/proc/self/fd");
 	int n = 0;
 
-	while (readdir(dir))
-		n++;
-	closedir(dir);
+	for (int fd = 0; fd < 1024; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
 	return n;
 }
 

@@ -12,6 +12,7 @@
 #include "base/own.h"
 #include "engine/restoring.h"
 #include "resource/ghost.h"
+#include "resource/ghost.h"
 
 #define SETFL_FLAGS (O_APPEND | O_ASYNC | O_DIRECT | O_NOATIME | O_NONBLOCK)
 
@@ -158,7 +159,10 @@ int make_files(struct restoring *r, struct err *err)
 		done = make_file(r, i, err);
 	for (size_t i = 0; done == 0 && i < r->snapshot.files.len; i++)
 		done = finish_file(r, i, err);
-	return done < 0 ? done : open_all_mapped(r, err);
+	if (done == 0)
+		done = open_all_mapped(r, err);
+	ghost_remove_all(&r->maker);
+	return done;
 }
 
 int made_fd(const struct restoring *r, uint32_t file)
@@ -275,17 +279,4 @@ int attach_files(struct restoring *r, struct err *err)
 		*err = out->err;
 	munmap(out, sizeof(*out));
 	return done;
-}
-
-void remove_ghosts(struct restoring *r)
-{
-	for (size_t i = r->maker.ghosts.len; i-- > 0;) {
-		if (r->maker.ghosts.at[i].fd >= 0)
-			close(r->maker.ghosts.at[i].fd);
-		else if (unlink(r->maker.ghosts.at[i].path) < 0)
-			log_warn("%s: can't be removed again", r->maker.ghosts.at[i].path);
-		ghost_remove_dirs(r->maker.ghosts.at[i].path, r->maker.ghosts.at[i].dirs);
-		free(r->maker.ghosts.at[i].path);
-	}
-	vec_free(&r->maker.ghosts);
 }

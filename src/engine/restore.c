@@ -127,7 +127,6 @@ static void kill_all(struct restoring *r)
 
 static void restoring_free(struct restoring *r)
 {
-	remove_ghosts(r);
 	for (size_t i = 0; r->tasks && i < r->snapshot.tasks.len; i++) {
 		page_map_free(&r->tasks[i].pages);
 		vessel_free(&r->tasks[i].vessel);

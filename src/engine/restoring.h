@@ -55,7 +55,6 @@ int made_fd(const struct restoring *r, uint32_t file);
 int mapped_fd(const struct restoring *r, const struct vma *v);
 /* Gives a descriptor of ferry's a number that no task has. */
 int lift_fd(const struct restoring *r, int *fd, struct err *err);
-void remove_ghosts(struct restoring *r);
 
 /* ---- make_tree.c ---- */
 int make_tree(struct restoring *r, struct err *err);

@@ -38,6 +38,9 @@ static int check_map(const struct proc_map *m, struct err *err)
 	for (size_t i = 0; i < ARRAY_LEN(flags); i++)
 		if (m->vm_flags & flags[i].vmf)
 			return err_set(err, EOPNOTSUPP, "%s mapping %s: not handled yet", flags[i].what, m->name);
+	/* the kernel itself gives one to code that can't be read, and will again */
+	if (m->vm_flags & VMF_KEY && m->prot != PROT_EXEC)
+		return err_set(err, EOPNOTSUPP, "it is protected by a key (pkey_mprotect): not handled yet");
 	return 0;
 }
 

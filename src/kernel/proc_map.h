@@ -57,6 +57,7 @@ enum vmf_bit {
 	VMF_BIT_AC, VMF_BIT_NR, VMF_BIT_HT, VMF_BIT_SF, VMF_BIT_AR, VMF_BIT_WF, VMF_BIT_DD, VMF_BIT_SD,
 	VMF_BIT_MM, VMF_BIT_HG, VMF_BIT_NH, VMF_BIT_MG, VMF_BIT_UM, VMF_BIT_UW, VMF_BIT_UI, VMF_BIT_SS,
 	VMF_BIT_SL, VMF_BIT_LF, VMF_BIT_DP, VMF_BIT_GU, VMF_BIT_OTHER,
+	VMF_BIT_KEY,
 };
 
 #define VMF(code) (1ull << VMF_BIT_##code)
@@ -97,3 +98,4 @@ enum vmf_bit {
 #define VMF_DP VMF(DP)  /* MAP_DROPPABLE */
 #define VMF_GU VMF(GU)  /* may hold guard pages (MADV_GUARD_INSTALL) */
 #define VMF_OTHER VMF(OTHER)
+#define VMF_KEY VMF(KEY)        /* no code, but a line of its own: has a protection key other than 0 */

@@ -147,7 +147,7 @@ static bool scan_vm_flags(struct scan *s, uint64_t *ret_flags)
 }
 
 /* What the lines of one mapping in smaps say, before the VmFlags that end them. */
-struct smaps_entry { uint64_t start, end, anon_kib, shared_kib; };
+struct smaps_entry { uint64_t start, end, anon_kib, shared_kib, key; };
 
 static bool scan_kib(struct scan *line, uint64_t *ret_kib)
 {
@@ -155,11 +155,15 @@ static bool scan_kib(struct scan *line, uint64_t *ret_kib)
 	return scan_u64(line, 10, ret_kib) && *ret_kib < UINT64_MAX >> 12;
 }
 
-/* "Anonymous:", "Shared_Clean:", "Shared_Dirty:"; false: another line. */
+/* "Anonymous:", "Shared_Clean:", "Shared_Dirty:", "ProtectionKey:"; false: another line. */
 static bool scan_amount(struct scan *line, struct smaps_entry *e)
 {
 	uint64_t kib;
 
+	if (scan_text(line, "ProtectionKey:")) {
+		scan_blanks(line);
+		return scan_u64(line, 10, &e->key);
+	}
 	if (scan_text(line, "Anonymous:"))
 		return scan_kib(line, &e->anon_kib);
 	if (!scan_text(line, "Shared_Clean:") && !scan_text(line, "Shared_Dirty:"))
@@ -190,7 +194,7 @@ int proc_smaps_parse(const char *text, size_t len, struct proc_maps *maps, struc
 			if (at < maps->len && maps->at[at].start == e.start && maps->at[at].end == e.end) {
 				maps->at[at].anon_bytes = e.anon_kib * 1024;
 				maps->at[at].shared_bytes = e.shared_kib * 1024;
-				maps->at[at++].vm_flags = flags;
+				maps->at[at++].vm_flags = flags | (e.key ? VMF_KEY : 0);
 				matched++;
 			}
 		} else {

@@ -273,7 +273,7 @@ static int create_dirs(const char *path, unsigned int *ret_made, struct err *err
 	return 0;
 }
 
-void ghost_remove_dirs(const char *path, unsigned int count)
+static void remove_dirs(const char *path, unsigned int count)
 {
 	own_free char *dir = mem_str(path);
 
@@ -284,15 +284,24 @@ void ghost_remove_dirs(const char *path, unsigned int count)
 	}
 }
 
+/* What has our name for it there was left by a restore that was killed. */
 static int create_new(const char *path)
 {
+	(void)unlink(path);
 	return open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 }
 
-static int create(const struct ghost *g, const char *path, char **ret_path, unsigned int *ret_dirs, int *ret_fd,
-		  struct err *err)
+static char *name_for_a_while(const struct snapshot *s, const struct ghost *g, const char *path)
 {
-	own_free char *at = mem_str(path);
+	pid_t root = s->tasks.len > 0 ? s->tasks.at[0].pid : 0;
+
+	return mem_fmt("%.*s/.ferry-ghost-%d-%x", (int)(strrchr(path, '/') - path), path, root, g->id);
+}
+
+static int create(const struct snapshot *s, const struct ghost *g, const char *path, char **ret_path,
+		  unsigned int *ret_dirs, int *ret_fd, struct err *err)
+{
+	own_free char *at = name_for_a_while(s, g, path);
 	unsigned int dirs = 0;
 	int fd = create_new(at), r = 0;
 
@@ -300,15 +309,10 @@ static int create(const struct ghost *g, const char *path, char **ret_path, unsi
 		r = create_dirs(at, &dirs, err);
 		fd = r == 0 ? create_new(at) : -1;
 	}
-	if (r == 0 && fd < 0 && errno == EEXIST) {
-		free(at);
-		at = mem_fmt("%s.ferry-ghost-%x", path, g->id);
-		fd = create_new(at);
-	}
 	if (r == 0 && fd < 0)
 		r = err_sys(err, "create %s for a while", at);
 	if (r < 0) {
-		ghost_remove_dirs(at, dirs);
+		remove_dirs(at, dirs);
 		return r;
 	}
 	*ret_path = TAKE_PTR(at);
@@ -370,13 +374,14 @@ int ghost_make(uint32_t id, const char *path, int tmpfile_flags, struct maker *m
 			return 0;
 		}
 	r = tmpfile_flags ? create_nameless(path, tmpfile_flags, &at, &fd, err) :
-			    create(g, path, &at, &dirs, &fd, err);
+			    create(m->snapshot, g, path, &at, &dirs, &fd, err);
 	if (r < 0)
 		return r;
 	vec_add(&m->ghosts);
 	m->ghosts.at[m->ghosts.len - 1].id = g->id;
 	m->ghosts.at[m->ghosts.len - 1].fd = -1;
 	m->ghosts.at[m->ghosts.len - 1].dirs = dirs;
+	m->ghosts.at[m->ghosts.len - 1].name = tmpfile_flags ? NULL : mem_str(path);
 	*ret_path = m->ghosts.at[m->ghosts.len - 1].path = TAKE_PTR(at);
 	r = furnish(g, m->store, fd, *ret_path, err);
 	if (r < 0 || !tmpfile_flags)
@@ -385,4 +390,25 @@ int ghost_make(uint32_t id, const char *path, int tmpfile_flags, struct maker *m
 	if ((tmpfile_flags & O_ACCMODE) == O_RDWR)
 		*ret_fd = fcntl(m->ghosts.at[m->ghosts.len - 1].fd, F_DUPFD_CLOEXEC, 0);
 	return 0;
+}
+
+/* Its own name once more, for whoever looks at where its descriptors lead; unless another file has that now. */
+static void remove_one(const char *at, const char *name)
+{
+	if (unlink(renameat2(AT_FDCWD, at, AT_FDCWD, name, RENAME_NOREPLACE) == 0 ? name : at) < 0)
+		log_warn("%s: can't be removed again", at);
+}
+
+void ghost_remove_all(struct maker *m)
+{
+	for (size_t i = m->ghosts.len; i-- > 0;) {
+		if (m->ghosts.at[i].name)
+			remove_one(m->ghosts.at[i].path, m->ghosts.at[i].name);
+		if (m->ghosts.at[i].fd >= 0)
+			close(m->ghosts.at[i].fd);
+		remove_dirs(m->ghosts.at[i].path, m->ghosts.at[i].dirs);
+		free(m->ghosts.at[i].path);
+		free(m->ghosts.at[i].name);
+	}
+	vec_free(&m->ghosts);
 }

@@ -3,10 +3,11 @@
  * ghost.h - regular files that have no name any more.
  *
  * Their contents go into ghost-file images, and remap-fpath says which file
- * ids are open on which ghost.  To be opened again a ghost is written to its
- * old path (or beside it, where another file has that name now; directories
- * that are gone too are made); when the tasks run, maker's owner unlinks what
- * m->ghosts lists.
+ * ids are open on which ghost.  To be opened again a ghost is written to a
+ * file beside its old path (directories that are gone too are made).  When all
+ * files are open it gets its old name, if that is free, and is removed at once:
+ * nobody meets it, and a restore that is killed leaves a file whose name tells
+ * what it is, which the next restore takes away.
  */
 #pragma once
 #include "resource/resource.h"
@@ -22,8 +23,8 @@ void ghost_see(const struct fd_view *v);
 int ghost_make(uint32_t id, const char *path, int tmpfile_flags, struct maker *m, const char **ret_path, int *ret_fd,
 	       struct err *err);
 
-/* The last `count` directories of a path that were made for it. */
-void ghost_remove_dirs(const char *path, unsigned int count);
+/* All files are open, or none will be: whatever ghost_make() has put into directories goes. */
+void ghost_remove_all(struct maker *m);
 
 int ghost_save(const struct snapshot *s, struct store *store, struct err *err);
 int ghost_load(struct snapshot *s, struct store *store, struct err *err);

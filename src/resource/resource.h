@@ -65,8 +65,8 @@ struct maker {
 	VEC(struct mapped_file { uint32_t file; bool writes; int fd; }) mapped;       /* files opened again for mappings */
 	VEC(struct made_pipe) pipes;
 	VEC(int) shmems;                /* shmems.at[i]: descriptor of snapshot->shmems.at[i], made before all files */
-	VEC(struct { uint32_t id; char *path; int fd; unsigned int dirs; }) ghosts; /* made; unlinked at the end with the last
-					   `dirs` directories of the path, or (fd >= 0) closed */
+	/* where they are for a while, in `dirs` directories made for that, and their own names (NULL: they had none, fd) */
+	VEC(struct { uint32_t id; char *path; char *name; int fd; unsigned int dirs; }) ghosts;
 };
 
 #define FILE_ID_ALSO 0x80000000u

@@ -19,7 +19,7 @@ import paths
 from board import Board
 from procstate import assert_becomes_same, see
 from program import comm_of, end_tree, stat_of, strangers, tree_of
-from waiting import gone, read_or_empty, wait_gone, wait_until
+from waiting import gone, read_or_empty, wait_asleep, wait_gone, wait_until
 
 KILLS = int(os.environ.get("FERRY_KILLS", "1000"))
 SEED = int(os.environ.get("FERRY_SEED") or random.SystemRandom().randrange(1 << 32))
@@ -163,3 +163,29 @@ def test_kill_in_restore(tool, start, workdir, chance):
     victim.runs()
     victim.is_as_it_was()
     print(f"{killed} of {times} kills before the end, {whole} times the program was already whole")
+
+
+def test_kill_in_restore_of_removed_file(tool, start, workdir, chance):
+    """A file that the program has open and that has no name gets none of a program's by a restore that is killed."""
+    place, images, times = f"{workdir}/place", f"{workdir}/images", max(KILLS // 20, 5)
+    os.mkdir(place)
+    with open(f"{place}/file", "wb") as f:
+        f.write(os.urandom(1 << 20))
+    pid = start(["/bin/sh", "-c", "exec 3<>file; rm file; exec sleep 1000"], cwd=place)
+    wait_asleep(pid)
+    tool.dump(pid, images)
+    wait_gone(pid)
+    command = tool.command("restore", "-D", images, "-d")
+    usual_s = duration_of(command, times=3, between=lambda: end_tree(pid))
+    left = 0
+    for _ in range(times):
+        run_and_kill(command, chance.uniform(0, 1.1 * usual_s))
+        end_tree(pid)
+        wait_until(lambda: not strangers(), "nothing is left")
+        names = os.listdir(place)
+        left += bool(names)
+        assert all(name.startswith(".ferry-ghost-") for name in names), names
+    assert tool.restore(images) == pid
+    assert os.listdir(place) == []
+    assert os.readlink(f"/proc/{pid}/fd/3") == f"{place}/file (deleted)"
+    print(f"{left} of {times} kills left the file under its name for a while")

@@ -184,6 +184,8 @@ REFUSED = {
     "directory-gone": "was removed",
     "orphan": "whose leader is no brother",
 }
+if "ospke" in read_or_empty("/proc/cpuinfo"):
+    REFUSED["protection-key"] = "protected by a key"
 
 
 def tree_without(odd, mode):

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
@@ -11,7 +12,7 @@
 
 #include "odd.h"
 
-static char stack[65536];
+static char stack[65536] __attribute__((aligned(4096)));
 
 static int be_child(void *arg)
 {
@@ -126,6 +127,8 @@ int main(int argc, char **argv)
 	}
 	if (MODE("proc"))
 		MUST(open("/proc/self/status", O_RDONLY) >= 0);
+	if (MODE("protection-key"))
+		MUST(pkey_mprotect(stack, 4096, PROT_READ, pkey_alloc(0, 0)) == 0);
 	if (MODE("directory-gone")) {
 		MUST(mkdir("gone", 0755) == 0);
 		MUST(open("gone", O_RDONLY) >= 0);

@@ -242,7 +242,7 @@ static void smaps_flags_by_address(void **state)
 		"1000-2000 r--p 00000000 fe:00 247498 /usr/bin/VmFlags: sh\nSize: 4 kB\nAnonHugePages: 0 kB\nVmFlags: rd mr me gd \n"
 		"2000-6000 rwxs 0 00:1f 1 /x\nVmFlags: rd wr \n"            /* no longer as in maps */
 		"7000-7800000 rw-p 0 00:00 0 \nVmFlags: rd \n"               /* new since */
-		"9000-a000 rw-p 00000000 00:00 0 [heap]\nSize: 4 kB\nVmFlags: rd nr sl zz \n";
+		"9000-a000 rw-p 00000000 00:00 0 [heap]\nSize: 4 kB\nProtectionKey:        3\nVmFlags: rd nr sl zz \n";
 	struct proc_maps maps;
 	struct err err;
 
@@ -252,7 +252,7 @@ static void smaps_flags_by_address(void **state)
 	assert_true(maps.at[0].vm_flags == (VMF_RD | VMF_MR | VMF_ME | VMF_GD));
 	assert_true(maps.at[1].vm_flags == 0);
 	assert_true(maps.at[2].vm_flags == 0);
-	assert_true(maps.at[3].vm_flags == (VMF_RD | VMF_NR | VMF_SL | VMF_OTHER));
+	assert_true(maps.at[3].vm_flags == (VMF_RD | VMF_NR | VMF_SL | VMF_OTHER | VMF_KEY));
 	assert_int_equal(proc_smaps_parse("x", 1, &maps, &err), -EBADMSG);
 	assert_int_equal(proc_smaps_parse("VmFlags: abc", 12, &maps, &err), -EBADMSG);
 	for (size_t len = 0; len < strlen(smaps); len++) {

@@ -65,13 +65,21 @@ static void let_it_fail(int signal)
 	(void)signal;
 }
 
-/* Not ignored: that would be inherited by what ferry runs. */
+/*
+ * Not ignored: that would be inherited by what ferry runs.  Who started ferry may have ignored SIGCHLD, which ends
+ * children without a word, or blocked SIGALRM, which the reaper needs.
+ */
 static void take_signals(void)
 {
 	const struct sigaction act = { .sa_handler = let_it_fail, .sa_flags = SA_RESTART };
+	sigset_t needed;
 
 	sigaction(SIGXFSZ, &act, NULL);
 	sigaction(SIGPIPE, &act, NULL);
+	signal(SIGCHLD, SIG_DFL);
+	sigemptyset(&needed);
+	sigaddset(&needed, SIGALRM);
+	sigprocmask(SIG_UNBLOCK, &needed, NULL);
 }
 
 int main(int argc, char **argv)

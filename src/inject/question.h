@@ -90,7 +90,8 @@ int subject_see(pid_t tid, struct subject *ret_subject, struct err *err);
 
 /*
  * Lays the frame: in dead stack below the thread's stack pointer, or, where
- * there is none, at the far end of the stack of another one.  `all` are the
+ * there is none, at the far end of the stack of another one.  A main stack
+ * that ends there is made to grow.  `all` are the
  * task's threads, seen and stopped, the leader first; some of them may be open.
  * ENOSPC: no dead stack anywhere, or no more of it until one is closed.  On
  * failure the thread is as it was.

@@ -267,6 +267,34 @@ def test_limits_of_ferry(tool, start, workdir):
     odd.is_as_before()
 
 
+def test_started_with_children_ignored(tool, start, workdir):
+    """Who starts ferry may ignore SIGCHLD: ferry waits for its own all the same."""
+    odd, images = Odd(start, workdir, "shapes", "low-thread"), fresh(workdir)
+    odd.settle()
+    tool.dump(odd.pid, images)
+    wait_gone(odd.pid)
+    with subprocess.Popen(tool.command("restore", "-D", images),
+                          preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)) as restore:
+        wait_until(lambda: not gone(odd.pid) and program.stat_of(odd.pid)[0] == "S", "the program is back")
+        os.kill(odd.pid, signal.SIGTERM)
+        assert restore.wait(timeout=20) == 128 + signal.SIGTERM
+
+
+def test_pipe_to_outside(tool, start, workdir):
+    """It comes back with one end: a warning."""
+    keeper = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    try:
+        pid = int(subprocess.run([paths.DETACH, "-i", "/dev/null", "-o", f"/proc/{os.getpid()}/fd/{keeper.stdin.fileno()}",
+                                  "sleep", "1000"], capture_output=True, text=True, check=True).stdout)
+        wait_asleep(pid)
+        done = tool.dump(pid, fresh(workdir), "-R")
+        assert "no task of the tree reads pipe:[" in done.stderr + read_or_empty(os.path.join(workdir, "images", "dump.log"))
+        program.end_tree(pid)
+    finally:
+        keeper.stdin.close()
+        keeper.wait()
+
+
 def test_old_images_outlive_a_refused_dump(tool, start, workdir):
     odd, images = Odd(start, workdir, "shapes", "low-thread"), fresh(workdir)
     odd.settle()

@@ -11,8 +11,11 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <stdbool.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/own.h"
 #include "resource/pipes.h"
@@ -21,7 +24,10 @@
 
 extern const struct file_type pipe_type;
 
-struct pipe_end { uint32_t pipe; };
+struct pipe_end {
+	uint32_t pipe;
+	bool has_other;                 /* dump: somebody holds the other end */
+};
 
 static bool pipe_claims(const struct fd_view *v)
 {
@@ -31,8 +37,31 @@ static bool pipe_claims(const struct fd_view *v)
 static int pipe_see(const struct fd_view *v, void *state, struct err *err)
 {
 	struct pipe_end *end = state;
+	struct pollfd ask = { .fd = v->fd };
 
+	/* hung up: nobody writes; an error: nobody reads */
+	end->has_other = poll(&ask, 1, 0) == 0 || !(ask.revents & (POLLHUP | POLLERR));
 	return pipes_see(v, false, &end->pipe, err);
+}
+
+/* A pipe to somebody outside comes back with this end alone. */
+static int pipe_resolve(struct file *f, const struct snapshot *s, struct err *err)
+{
+	const struct pipe_end *end = f->state;
+
+	(void)err;
+	if (!end->has_other || (f->flags & O_ACCMODE) == O_RDWR)
+		return 0;
+	for (size_t i = 0; i < s->files.len; i++) {
+		const struct file *o = &s->files.at[i];
+
+		if (o->type == &pipe_type && ((const struct pipe_end *)o->state)->pipe == end->pipe &&
+		    (o->flags & O_ACCMODE) != (f->flags & O_ACCMODE))
+			return 0;
+	}
+	log_warn("no task of the tree %s pipe:[%llu]: when it is restored nobody does",
+		 (f->flags & O_ACCMODE) == O_RDONLY ? "writes to" : "reads", (unsigned long long)f->ino);
+	return 0;
 }
 
 static void pipe_save(const struct file *f, FileEntry *rec)
@@ -129,6 +158,7 @@ const struct file_type pipe_type = {
 	.state_size = sizeof(struct pipe_end),
 	.claims = pipe_claims,
 	.see = pipe_see,
+	.resolve = pipe_resolve,
 	.save = pipe_save,
 	.load = pipe_load,
 	.make = pipe_make,

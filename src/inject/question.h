@@ -29,6 +29,7 @@
 
 #include "base/err.h"
 #include "inject/chain.h"
+#include "inject/gadgets.h"
 #include "inject/script.h"
 #include "kernel/proc_map.h"
 #include "kernel/ptrace.h"
@@ -36,30 +37,12 @@
 #define QUESTION_OUT_BYTES 1024u
 _Static_assert(CHAIN_OUT_BYTES <= QUESTION_OUT_BYTES, "a chain's answers fit");
 
-/* Two pieces of code that every program has, by which calls are made in it. */
-struct gadgets {
-	taddr syscall;          /* 0f 05 */
-	taddr sigreturn;        /* mov $15, %eax (or %rax); syscall */
-	struct chain_gadgets chain;
-	int signal;             /* which no handler of the program waits for, for chains; 0: none, questions go one by one */
-};
-
-/* ENOENT: the task has no such code (a static program without handlers).  Those for chains may be missing, and
- * `signal` is the caller's to choose: gadgets_choose_signal(). */
-int gadgets_find(pid_t pid, const struct proc_maps *maps, struct gadgets *ret_gadgets, struct err *err);
-
 /* An answer that was asked for ahead of time: what the call returned, and what it wrote. */
 struct answer {
 	uint64_t nr, arg0;
 	int64_t value;
 	uint8_t out[32];
 };
-
-/* caught, pending: signal sets of the task.  0: none is free, or the program has no code for chains. */
-int gadgets_choose_signal(const struct gadgets *g, uint64_t caught, uint64_t pending);
-
-/* The same code in another task, where it lies `shift` bytes higher; false: other bytes are there. */
-bool gadgets_moved(pid_t pid, const struct gadgets *from, uint64_t shift, struct gadgets *ret_gadgets);
 
 struct subject {
 	pid_t tid;

@@ -2,11 +2,11 @@
 /*
  * dump.h - a process tree goes into a directory of images.
  *
- *	look     VmFlags of all mappings, while the tasks run (slow for big ones)
+ *	look     VmFlags of all mappings, while the tasks run (slow for big ones); room for their pages
  *	freeze   every thread stands
  *	see      everything into a snapshot; what is not handled ends it here
- *	pages    memory, task by task
- *	save     the snapshot into images; then they are sealed
+ *	pages    memory and cores, task by task; in larger trees while the next task is seen
+ *	save     the rest of the snapshot into images; then they are sealed
  *	let go   killed, left running or left stopped
  *
  * Any failure before "let go" lets the tree run on as it was; so does the

@@ -150,6 +150,7 @@ int make_files(struct restoring *r, struct err *err)
 	int done = choose_base(r, err);
 
 	r->maker.snapshot = &r->snapshot;
+	r->maker.shell_job = r->options->shell_job;
 	r->maker.store = r->store;
 	if (done == 0)
 		done = make_shmems(r, err);

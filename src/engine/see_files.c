@@ -24,6 +24,7 @@ static int add_file(struct seeing *s, struct fd_view *v, struct file *f, uint32_
 	int r;
 
 	v->snapshot = s->snapshot;
+	v->shell_job = s->shell_job;
 	v->socks = s->have_socks ? &s->socks : NULL;
 	v->id = f->id = (uint32_t)s->snapshot->files.len + 1;
 	r = file_type_of(v, &f->type, err);

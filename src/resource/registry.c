@@ -10,6 +10,7 @@
 extern const struct file_type reg_type, memfd_type;
 extern const struct file_type pipe_type, fifo_type;
 extern const struct file_type eventfd_type, eventpoll_type, timerfd_type, signalfd_type;
+extern const struct file_type tty_type;
 extern const struct file_type unix_type, inet_type;
 
 const struct file_type *const file_types[] = {
@@ -21,6 +22,7 @@ const struct file_type *const file_types[] = {
 	&eventpoll_type,
 	&timerfd_type,
 	&signalfd_type,
+	&tty_type,
 	&unix_type,
 	&inet_type,
 	NULL,

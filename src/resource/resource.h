@@ -41,6 +41,7 @@ struct fd_view {
 	taddr start, end;               /* a mapping: where */
 	int fd;                         /* our own duplicate, open during see only */
 	uint32_t id;                    /* the file id it gets */
+	bool shell_job;                 /* its terminal may stay behind */
 	unsigned int flags;             /* O_*, access mode included, O_CLOEXEC not */
 	uint64_t pos;
 	struct stat st;
@@ -59,6 +60,7 @@ struct made_pipe {
 /* What `make` works with: one a restore. */
 struct maker {
 	const struct snapshot *snapshot;
+	bool shell_job;                 /* the tasks get ferry's own terminal for theirs */
 	struct store *store;            /* ghosts' contents */
 	int base_fd;                    /* descriptors of ferry's own are at or above this number; the tasks' are below */
 	VEC(int) fds;                   /* fds.at[i]: descriptor of snapshot->files.at[i]; -1: not made (yet) */

@@ -244,7 +244,7 @@ def test_last_line_on_a_terminal(tool, workdir, sleeper):
 
 def test_leave_stopped_then_resume_or_kill(tool, workdir, sleeper):
     tool.dump(sleeper, workdir, "-s")
-    assert stat_of(sleeper)[0] == "T"
+    wait_until(lambda: stat_of(sleeper)[0] == "T", "it has taken the SIGSTOP")
     assert tool.run("resume", "-t", sleeper).returncode == 0
     wait_asleep(sleeper)
     assert stat_of(sleeper)[0] == "S"

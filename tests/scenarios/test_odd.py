@@ -81,6 +81,8 @@ def test_tree_changes_while_it_is_dumped(tool, start, workdir, mode):
     for _ in range(DUMPS):
         tool.dump(odd.pid, fresh(workdir), "-R")
         odd.runs()
+    os.kill(odd.pid, signal.SIGSTOP)    # or it has others who outlive it for a moment
+    wait_until(lambda: all((program.stat_of(pid) or "Z")[0] in "TZ" for pid in program.tree_of(odd.pid)), "all else has ended")
 
 
 def test_no_signal_is_lost(tool, start, workdir):

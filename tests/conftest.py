@@ -85,8 +85,9 @@ def pytest_runtest_makereport(item, call):
 def workdir(request):
     path = tempfile.mkdtemp(prefix=request.node.name.replace("/", "_")[:60] + ".", dir=request.session.ferry_work)
     os.chmod(path, 0o755)
+    request.node.ferry_failed = False
     yield path
-    if not getattr(request.node, "ferry_failed", False):
+    if not request.node.ferry_failed:
         shutil.rmtree(path)
 
 
@@ -101,10 +102,11 @@ def peer():
 
 
 @pytest.fixture(autouse=True)
-def nothing_left():
+def nothing_left(request, workdir):  # pylint: disable=unused-argument,redefined-outer-name
     """After every test: what it started is ended; what runs on beside that is a leak."""
     yield
     left = program.strangers()
+    request.node.ferry_failed |= bool(left)
     for pid in left:
         program.kill(pid)
     for pid in left:

@@ -5,11 +5,16 @@
  * 0 from IN, 1 and 2 to OUT (added to), each /dev/null where not given. DIR
  * becomes its working directory, UID its user and group. Its pid is printed.
  * Exit status 0 when the program was started, 1 with a word on stderr if not.
+ *
+ *	detach -- prints the pid
+ *	  (between) -- ends at once
+ *	    PROGRAM -- begins when init is its parent, and sees no other
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/close_range.h>
 #include <grp.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +26,7 @@ struct plan {
 	char **argv;
 };
 
-static void die(const char *what)
+__attribute__((noreturn)) static void die(const char *what)
 {
 	fprintf(stderr, "detach: %s: %s\n", what, strerror(errno));
 	_exit(1);
@@ -37,8 +42,10 @@ static int open_and_place(const char *path, int flags, int at)
 }
 
 /* Returns only when something failed, errno says what. */
-static void become(const struct plan *p)
+static void become(const struct plan *p, pid_t between)
 {
+	while (getppid() == between)
+		sched_yield();
 	setsid();
 	if (open_and_place(p->in, O_RDONLY, 0) < 0 || open_and_place(p->out, O_WRONLY | O_CREAT | O_APPEND, 1) < 0 ||
 	    dup2(1, 2) < 0 || (p->dir && chdir(p->dir) < 0))
@@ -50,11 +57,25 @@ static void become(const struct plan *p)
 	execvp(p->argv[0], p->argv);
 }
 
+__attribute__((noreturn)) static void tell(int to, int word)
+{
+	_exit(write(to, &word, sizeof(word)) < 0);
+}
+
+/* Words are a pid, or an errno below 0. */
+__attribute__((noreturn)) static void start(const struct plan *p, int to)
+{
+	pid_t between = getpid(), pid = fork();
+
+	if (pid == 0)
+		become(p, between);
+	tell(to, pid > 0 ? pid : -errno);
+}
+
 int main(int argc, char **argv)
 {
 	struct plan p = { .in = "/dev/null", .out = "/dev/null", .uid = -1 };
-	int opt, report[2], failed;
-	pid_t pid;
+	int opt, report[2], word, pid = 0;
 
 	while ((opt = getopt(argc, argv, "+i:o:d:u:")) != -1)
 		switch (opt) {
@@ -67,19 +88,18 @@ int main(int argc, char **argv)
 	p.argv = argv + optind;
 	if (!p.argv[0] || pipe2(report, O_CLOEXEC) < 0)
 		die("nothing to start");
-	pid = fork();
-	if (pid < 0)
-		die("fork");
-	if (pid == 0) {
-		become(&p);
-		failed = errno;
-		_exit(write(report[1], &failed, sizeof(failed)) < 0);
+	switch (fork()) {
+	case -1: die("fork");
+	case 0: start(&p, report[1]);
 	}
 	close(report[1]);
-	if (read(report[0], &failed, sizeof(failed)) > 0) {
-		errno = failed;
-		die(p.argv[0]);
+	while (read(report[0], &word, sizeof(word)) == sizeof(word)) {
+		if (word < 0) {
+			errno = -word;
+			die(p.argv[0]);
+		}
+		pid = word;
 	}
 	printf("%d\n", pid);
-	return 0;
+	return pid == 0;
 }

@@ -54,12 +54,12 @@ def kill(pid, sig=signal.SIGKILL):
 
 
 def end_tree(root):
-    """Kills the tree and waits until its pids are free."""
-    pids = tree_of(root)
-    for pid in pids:
-        kill(pid)
-    for pid in pids:
-        wait_gone(pid)
+    """Kills the tree and waits until its pids are free; again where it forked meanwhile."""
+    while pids := tree_of(root):
+        for pid in pids:
+            kill(pid)
+        for pid in pids:
+            wait_gone(pid)
 
 
 def strangers():

@@ -328,7 +328,7 @@ def test_dump_of_nobody(tool, workdir):
 def test_pid_is_taken(tool, images, start):
     """Whoever has the pid is left alone; when it is free, the same images restore."""
     with open("/proc/sys/kernel/ns_last_pid", "w") as f:
-        f.write(str(images.pid - 2))  # detach is the next, what it starts gets the pid
+        f.write(str(images.pid - 3))  # detach and its child are the next, what they start gets the pid
     taker = start(["sleep", "2000"])
     assert taker == images.pid
     wait_asleep(taker)

@@ -28,7 +28,8 @@ const struct file_type *const file_types[] = {
 	NULL,
 };
 
-extern const struct task_kind actions_kind, pending_kind, itimers_kind, timers_kind, limits_kind, membarrier_kind, misc_kind;
+extern const struct task_kind actions_kind, pending_kind, itimers_kind, timers_kind, limits_kind, membarrier_kind, misc_kind,
+	queue_limit_kind;
 
 const struct task_kind *const task_kinds[] = {
 	&membarrier_kind,
@@ -38,6 +39,7 @@ const struct task_kind *const task_kinds[] = {
 	&timers_kind,
 	&misc_kind,
 	&pending_kind,
+	&queue_limit_kind,      /* when all signals are queued */
 	NULL,
 };
 

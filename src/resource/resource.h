@@ -136,6 +136,7 @@ enum task_stage {
 	STAGE_LAST,             /* the thread kinds of all threads are made */
 };
 
+/* see, save, load and make may each be missing where a kind has nothing to do then. */
 struct task_kind {
 	const char *name, *lost;
 	enum task_stage stage;

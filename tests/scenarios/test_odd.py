@@ -18,7 +18,7 @@ import pytest
 import paths
 import program
 from procstate import assert_same, see
-from waiting import gone, read_or_empty, wait_asleep, wait_gone, wait_until
+from waiting import gone, read_or_empty, wait_asleep, wait_gone, wait_line, wait_until
 
 SEED = int(os.environ.get("FERRY_SEED") or random.SystemRandom().randrange(1 << 32))
 DUMPS = 60
@@ -155,6 +155,46 @@ def test_deep_stack(tool, start, workdir):
     wait_gone(odd.pid)
     tool.restore(os.path.join(workdir, "images"))
     odd.is_as_before(("[stack]",))
+
+
+QUEUED = """
+import os, resource, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN + 1])
+for _ in range(20):
+    os.kill(os.getpid(), signal.SIGRTMIN + 1)
+"""
+TIMERS = """
+import ctypes, resource, signal
+libc, timer = ctypes.CDLL(None), ctypes.c_void_p()
+for _ in range(20):
+    assert libc.timer_create(1, None, ctypes.byref(timer)) == 0
+"""
+LIMIT_AND_SLEEP = """
+resource.setrlimit(resource.RLIMIT_SIGPENDING, (5, 5))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+signal.sigwait([signal.SIGUSR1])
+count = 0
+while signal.sigtimedwait([signal.SIGRTMIN + 1], 0):
+    count += 1
+print(count, flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("code, count", [(QUEUED, 20), (TIMERS, 0)], ids=["signals", "timers"])
+def test_over_the_limit_of_queued_signals(tool, start, workdir, code, count):
+    """More are queued than may be now; timers count too."""
+    out = f"{workdir}/out"
+    pid = start(["/usr/bin/python3", "-c", code + LIMIT_AND_SLEEP], out=out)
+    wait_until(lambda: read_or_empty(f"/proc/{pid}/syscall").startswith("128 "), "it waits in rt_sigtimedwait")
+    timers, limits = read_or_empty(f"/proc/{pid}/timers"), read_or_empty(f"/proc/{pid}/limits")
+    tool.dump(pid, fresh(workdir))
+    wait_gone(pid)
+    tool.restore(os.path.join(workdir, "images"))
+    assert read_or_empty(f"/proc/{pid}/timers") == timers
+    assert read_or_empty(f"/proc/{pid}/limits") == limits
+    os.kill(pid, signal.SIGUSR1)
+    wait_line(out, str(count))
 
 
 def test_named_semaphore(tool, start, workdir):

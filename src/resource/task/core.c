@@ -43,7 +43,8 @@ static void save_task(const struct task *t, CoreEntry *core)
 	core->tc->timers = mem_new(sizeof(*core->tc->timers));
 	task_timers_entry__init(core->tc->timers);
 	for (size_t i = 0; task_kinds[i]; i++)
-		task_kinds[i]->save(t, core);
+		if (task_kinds[i]->save)
+			task_kinds[i]->save(t, core);
 }
 
 CoreEntry *core_save(const struct task *t, const struct thread *th)
@@ -96,7 +97,7 @@ static int load_kinds(const CoreEntry *core, struct task *t, struct thread *th, 
 
 	for (size_t i = 0; r >= 0 && leader && task_kinds[i]; i++) {
 		LOG_SCOPE("%s", task_kinds[i]->name);
-		r = task_kinds[i]->load(core, t, err);
+		r = task_kinds[i]->load ? task_kinds[i]->load(core, t, err) : 0;
 	}
 	for (size_t i = 0; r >= 0 && thread_kinds[i]; i++) {
 		LOG_SCOPE("%s", thread_kinds[i]->name);

@@ -4,7 +4,8 @@
  *
  * Seen in:  /proc/PID/limits (prlimit is refused for tasks of other users
  *           without CAP_SYS_RESOURCE).
- * Made by:  prlimit64 in the vessel, while it may still raise them.
+ * Made by:  prlimit64 in the vessel, while it may still raise them; that of
+ *           queued signals, which timers count for too, is lowered at the end.
  * Image:    tc.rlimits, all 16 in the order of RLIMIT_ numbers.
  */
 #include <errno.h>
@@ -80,6 +81,8 @@ static int limits_make(const struct task *t, struct vessel *v, struct err *err)
 			if (want.rlim_cur > want.rlim_max)
 				want.rlim_cur = want.rlim_max;
 		}
+		if (i == RLIMIT_SIGPENDING)     /* as much as can be, until all is queued */
+			want.rlim_cur = want.rlim_max = raise ? RLIM64_INFINITY : now.rlim_max;
 		if (memcmp(&want, &now, sizeof(now)) != 0)
 			script_call(&v->script, OP_WANT_ZERO, SYS_prlimit64, 0, i,
 				    script_data(&v->script, &want, sizeof(want)), 0);
@@ -94,4 +97,26 @@ const struct task_kind limits_kind = {
 	.save = limits_save,
 	.load = limits_load,
 	.make = limits_make,
+};
+
+/* Lowering needs no rights; what may not be raised is as low as ferry's own. */
+static int queue_limit_make(const struct task *t, struct vessel *v, struct err *err)
+{
+	struct rlimit64 want = t->limits[RLIMIT_SIGPENDING], own;
+
+	if (prlimit64(0, RLIMIT_SIGPENDING, NULL, &own) < 0)
+		return err_sys(err, "read our own limit of queued signals");
+	if (!may_raise() && want.rlim_max > own.rlim_max) {
+		want.rlim_max = own.rlim_max;
+		want.rlim_cur = want.rlim_cur < want.rlim_max ? want.rlim_cur : want.rlim_max;
+	}
+	script_call(&v->script, OP_WANT_ZERO, SYS_prlimit64, 0, RLIMIT_SIGPENDING,
+		    script_data(&v->script, &want, sizeof(want)), 0);
+	return 0;
+}
+
+const struct task_kind queue_limit_kind = {
+	.name = "limit of queued signals",
+	.stage = STAGE_LAST,
+	.make = queue_limit_make,
 };

@@ -135,7 +135,8 @@ static void see_thread(struct task_view *v, const struct gadgets *g, size_t inde
 	for (size_t i = 0; thread_kinds[i]; i++)
 		OK(thread_kinds[i]->see(v, s, &t->threads.at[index], err));
 	for (size_t i = 0; index == 0 && task_kinds[i]; i++)
-		OK(task_kinds[i]->see(v, t, err));
+		if (task_kinds[i]->see)
+			OK(task_kinds[i]->see(v, t, err));
 	OK(subject_close(s, err));
 }
 

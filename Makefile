@@ -6,9 +6,9 @@ JOBS ?= 2
 PYTHON := /usr/bin/python3
 INIT := build/tests/lib/init
 PYTEST := $(INIT) $(PYTHON) -m pytest
-MESON_TEST := meson test --print-errorlogs --num-processes $(JOBS)
+MESON_TEST := meson test --print-errorlogs --timeout-multiplier 4 --num-processes $(JOBS)
 
-.PHONY: build asan demo test test-unit test-asan test-programs bench install format lint clean deps-build deps-test deps-lint
+.PHONY: build asan fuzz demo test test-unit test-asan test-programs test-vm bench install format lint clean deps-build deps-test deps-vm deps-lint
 .NOTPARALLEL:
 
 build: deps-build build/build.ninja
@@ -24,10 +24,17 @@ asan: deps-build build-asan/build.ninja
 build-asan/build.ninja:
 	meson setup build-asan -Db_sanitize=address,undefined -Db_lundef=false
 
+# Targets of libFuzzer, which is clang's, with the same sanitizers.
+fuzz: deps-test build-fuzz/build.ninja
+	@ninja -C build-fuzz -j $(JOBS) fuzz
+
+build-fuzz/build.ninja:
+	CC=clang meson setup build-fuzz -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false
+
 demo: deps-test build
 	@$(INIT) $(PYTHON) scripts/demo
 
-test: test-unit test-asan test-programs
+test: test-unit test-asan test-programs test-vm
 
 test-unit: deps-test build
 	$(MESON_TEST) -C build
@@ -35,9 +42,14 @@ test-unit: deps-test build
 test-asan: deps-test asan
 	$(MESON_TEST) -C build-asan
 
-test-programs: deps-test build asan
+test-programs: deps-test build asan fuzz
 	@scripts/peer.sh
 	$(PYTEST)
+
+# In guests of other kernels.
+test-vm: deps-test deps-vm build
+	@scripts/vm.sh setup
+	$(PYTEST) tests/vm
 
 bench: deps-test build
 	@scripts/peer.sh
@@ -54,16 +66,19 @@ format: deps-lint
 lint: deps-lint build
 	@git ls-files 'src/*.c' | xargs -P $(JOBS) -n 1 clang-tidy -p build --quiet 2>build/lint.log || { cat build/lint.log; exit 1; }
 
-# The peer stays: it comes over the network.
+# The peer and the guests' kernels stay: they come over the network.
 clean:
-	rm -rf build-asan
-	[ ! -d build ] || find build -mindepth 1 -maxdepth 1 ! -name peer -exec rm -rf {} +
+	rm -rf build-asan build-fuzz
+	[ ! -d build ] || find build -mindepth 1 -maxdepth 1 ! -name peer ! -name vm -exec rm -rf {} +
 
 deps-build:
 	@scripts/deps.sh build
 
 deps-test:
 	@scripts/deps.sh build test
+
+deps-vm:
+	@scripts/deps.sh vm
 
 deps-lint:
 	@scripts/deps.sh build lint

@@ -3,9 +3,10 @@
 
 _ferry_rows() { ferry --list-options 2>/dev/null | awk -F '\t' "$@"; }
 
-# The argument that an option takes: "PID", "[LEVEL]", "-" for none.
+# The argument that an option of a command takes: "PID", "[LEVEL]", "-" for none.
 _ferry_argument() {
-	_ferry_rows -v word="$1" '$1 == "option" && ("--" $2 == word || "-" $3 == word) { print $4; exit }'
+	_ferry_rows -v word="$1" -v command="$2" '$1 == "option" && ("--" $2 == word || "-" $3 == word) {
+		if (!found++ || index("," $5 ",", "," command ",")) argument = $4 } END { if (found) print argument }'
 }
 
 # What compgen finds, a line each: names may have blanks.
@@ -27,7 +28,7 @@ _ferry() {
 	done
 
 	if [[ $before == -* ]]; then
-		case $(_ferry_argument "$before") in
+		case $(_ferry_argument "$before" "$command") in
 		PID) _ferry_offer -W "$(ps -eo pid=)" -- "$word"; return ;;
 		DIR) _ferry_files -d -- "$word"; return ;;
 		FILE | PATH) _ferry_files -f -- "$word"; return ;;
@@ -42,8 +43,10 @@ _ferry() {
 	elif [[ $word == -* ]]; then
 		_ferry_offer -W "$(_ferry_rows -v command="$command" \
 			'$1 == "option" && $6 == "taken" && (command == "" || index("," $5 ",", "," command ",")) { print "--" $2 }')" -- "$word"
-	elif [[ $command == show ]]; then
+	elif [[ $command == show || $command == unpack ]]; then
 		_ferry_files -f -- "$word"
+	elif [[ $command == verify || $command == pack ]]; then
+		_ferry_files -d -- "$word"
 	fi
 }
 

@@ -1,11 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# deps.sh [build] [test] [lint]: installs what the named jobs need from Debian's packages (all jobs where none is named).
+# deps.sh [build] [test] [vm] [lint]: installs what the named jobs need from Debian's packages (all jobs where none is named).
 # Quick when everything is there. Services that packages would start by themselves are kept from starting.
 set -eu
 
-build='gcc libc6-dev meson ninja-build pkg-config protobuf-compiler protobuf-c-compiler libprotobuf-c-dev libxxhash-dev libmnl-dev libcmocka-dev'
-test='python3 python3-pytest python3-pytest-timeout redis-server nginx-light nodejs debootstrap criu'
+build='gcc libc6-dev meson ninja-build pkg-config protobuf-compiler protobuf-c-compiler libprotobuf-c-dev libxxhash-dev liblz4-dev libzstd-dev libmnl-dev libssl-dev libcmocka-dev'
+test='python3 python3-pytest python3-pytest-timeout redis-server nginx-light nodejs debootstrap criu openssl clang libclang-rt-14-dev iproute2 iperf3 rsync zstd'
+vm='qemu-system-x86 qemu-system-common busybox-static kmod xz-utils'
 lint='git clang-format clang-tidy'
 
 wanted=
@@ -13,8 +14,9 @@ for job in "${@:-all}"; do
 	case $job in
 	build) wanted="$wanted $build" ;;
 	test) wanted="$wanted $test" ;;
+	vm) wanted="$wanted $vm" ;;
 	lint) wanted="$wanted $lint" ;;
-	all) wanted="$build $test $lint" ;;
+	all) wanted="$build $test $vm $lint" ;;
 	*) echo "deps.sh: no such job: $job" >&2; exit 2 ;;
 	esac
 done

@@ -16,8 +16,9 @@ if [ ! -x "$peer/criu" ] || [ -z "$(version)" ]; then
 	rm -rf "$peer"
 	mkdir -p "$peer"
 	log=$peer/debootstrap.log
-	# In a mount namespace of its own: what it mounts goes with it, however it ends.
-	if ! unshare --mount debootstrap --variant=minbase --include=criu sid "$peer/root" "$mirror" >"$log" 2>&1; then
+	# In a mount namespace of its own: what it mounts goes with it, however it ends (in a plain chroot debootstrap cleans up).
+	mountpoint -q / && spread=private || spread=unchanged
+	if ! unshare --mount --propagation "$spread" debootstrap --variant=minbase --include=criu sid "$peer/root" "$mirror" >"$log" 2>&1; then
 		tail -n 20 "$log" >&2
 		echo "peer.sh: debootstrap failed, its log is $log" >&2
 		exit 1

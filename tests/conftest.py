@@ -6,6 +6,8 @@ Fixtures of every test that runs programs. They run inside tests/lib/init: a pid
     tool      what is tested (FERRY_TOOL: ferry, criu or a path)
     peer      CRIU of Debian's sid
     start     start(argv, ...) -> pid; the tree is ended after the test
+    machines  machines.make(name): other machines, that are gone after the test
+    shell     shell(words): the same for a few words of sh
 """
 import os
 import random
@@ -21,10 +23,13 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib
 # pylint: disable=wrong-import-position
 import paths
 import program
+from machines import Machines, Shells
 import tool as tools
-from waiting import read_or_empty
+from waiting import TooLate, read_or_empty, wait_until
 
-RERUN_VARIABLES = ("FERRY_TOOL", "FERRY_BUILD", "FERRY_PEER", "FERRY_SEED", "FERRY_APP_CYCLES", "FERRY_KILLS", "FERRY_BROKEN_SAMPLES")
+RERUN_VARIABLES = ("FERRY_TOOL", "FERRY_BUILD", "FERRY_PEER", "FERRY_SEED", "FERRY_SEEDS", "FERRY_APP_CYCLES", "FERRY_KILLS",
+                   "FERRY_BROKEN_SAMPLES", "FERRY_STREAM_SEEDS", "FERRY_STREAM_CUTS", "FERRY_FUZZ_RUNS", "FERRY_WIRE_FAULTS",
+                   "FERRY_REDIS_MIB", "FERRY_MIGRATE_TRIPS", "FERRY_MIGRATE_SEEDS", "FERRY_MIGRATE_KILLS", "FERRY_MIGRATE_LIES")
 # Drawn here, so that the command that runs a failed test again has it.
 os.environ.setdefault("FERRY_SEED", str(random.SystemRandom().randrange(1 << 32)))
 
@@ -49,6 +54,7 @@ def mounts():
 
 
 def pytest_sessionstart(session):
+    os.umask(0o022)     # other users' programs look into what tests make
     session.ferry_mounts = mounts()
     session.ferry_work = tempfile.mkdtemp(prefix="ferry-test.", dir=base_of_work())
     os.chmod(session.ferry_work, 0o755)
@@ -101,11 +107,34 @@ def peer():
     return tools.make_peer()
 
 
+@pytest.fixture
+def machines(workdir):  # pylint: disable=redefined-outer-name
+    made = Machines(workdir)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def shell():
+    made = Shells()
+    yield made.run
+    made.end()
+
+
+def without_keepers():
+    """What there is when the keepers of tasks that have ended had time to end as well: that takes them a moment."""
+    try:
+        wait_until(lambda: "ferry-keeper" not in program.strangers().values(), "no keeper is left")
+    except TooLate:
+        pass
+    return program.strangers()
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(request, workdir):  # pylint: disable=unused-argument,redefined-outer-name
     """After every test: what it started is ended; what runs on beside that is a leak."""
     yield
-    left = program.strangers()
+    left = without_keepers()
     request.node.ferry_failed |= bool(left)
     for pid in left:
         program.kill(pid)

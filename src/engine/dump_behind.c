@@ -8,14 +8,25 @@
 
 #define WORTH_A_THREAD 4u       /* tasks */
 
+int behind_take_directory(struct behind *b, struct err *err)
+{
+	bool took = b->took;
+
+	b->took = true;
+	return took ? 0 : tracking_take_over(b->tracking, err);
+}
+
 static int write_task(struct behind *b, size_t index, struct err *err)
 {
 	struct task *t = &b->snapshot->tasks.at[index];
-	int r = t->state == TASK_ZOMBIE ? 0 : pages_task(&b->pages, index, err);
+	int r = behind_take_directory(b, err);
+
+	if (r == 0 && t->state != TASK_ZOMBIE)
+		r = pages_task(&b->pages, index, err);
 
 	LOG_SCOPE("task %d", t->pid);
 	if (r == 0)
-		r = save_cores(t, b->pages.store, err);
+		r = save_cores(t, b->tracking->store, err);
 	for (size_t i = 0; i < t->threads.len; i++)
 		free(TAKE_PTR(t->threads.at[i].xsave));         /* the most of what is known of a thread */
 	return r;
@@ -53,19 +64,16 @@ static void *work(void *arg)
 	return NULL;
 }
 
-int behind_begin(struct behind *b, struct snapshot *s, struct store *store, struct reserve *reserve,
-		 struct progress_meter meter, struct dump_result *result, struct err *err)
+void behind_begin(struct behind *b, struct snapshot *s, struct tracking *tracking, struct store *store,
+		  struct reserve *reserve, struct guard *guard, struct progress_meter meter, struct dump_result *result)
 {
-	int r = pages_begin(&b->pages, s, store, reserve, meter, result, err);
-
-	if (r < 0)
-		return r;
+	pages_begin(&b->pages, s, tracking, store, reserve, guard, meter, result);
 	b->snapshot = s;
+	b->tracking = tracking;
 	b->started = true;
 	pthread_mutex_init(&b->lock, NULL);
 	pthread_cond_init(&b->news, NULL);
-	b->threaded = s->tasks.len >= WORTH_A_THREAD && pthread_create(&b->thread, NULL, work, b) == 0;
-	return 0;
+	b->threaded = !guard && s->tasks.len >= WORTH_A_THREAD && pthread_create(&b->thread, NULL, work, b) == 0;
 }
 
 void behind_ready(struct behind *b, size_t index)

@@ -17,6 +17,8 @@
 struct behind {
 	struct pages_dump pages;
 	struct snapshot *snapshot;
+	struct tracking *tracking;
+	bool took;                      /* the directory is this dump's, and nothing of an earlier one is in it */
 	pthread_t thread;
 	bool started, threaded;         /* threaded: a thread of its own; else behind_end() does the work */
 	pthread_mutex_t lock;
@@ -28,8 +30,14 @@ struct behind {
 	struct err err;
 };
 
-int behind_begin(struct behind *b, struct snapshot *s, struct store *store, struct reserve *reserve,
-		 struct progress_meter meter, struct dump_result *result, struct err *err);
+/* guard: NULL, or what keeps the memory of tasks that will run: then all is done in behind_end(). */
+void behind_begin(struct behind *b, struct snapshot *s, struct tracking *tracking, struct store *store,
+		  struct reserve *reserve, struct guard *guard, struct progress_meter meter, struct dump_result *result);
+/*
+ * What an earlier dump left in the directory goes, and its keeper ends.  Done before the first task is written: a tree that
+ * is refused before leaves all as it was.  For who writes something earlier, and then no task is being written.
+ */
+int behind_take_directory(struct behind *b, struct err *err);
 /* A task (zombies too) is complete and its threads stand as they will be found. */
 void behind_ready(struct behind *b, size_t index);
 /* Waits for it, and ends the pages' dump.  abandon: what is not begun is not done.  May be called without begin. */

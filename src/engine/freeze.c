@@ -14,6 +14,8 @@
 #include "kernel/ptrace.h"
 
 #define SPIN_US    2000u        /* a runnable thread stops in less */
+#define SHORT_US   30u          /* and on another processor in this */
+#define AGAIN_US   5000u        /* an exec that ends other threads loses the trap that was asked for (seen on 6.18) */
 #define NAP_NS     200000
 #define DOUBTS_MAX 100u         /* answers that only a race explains */
 
@@ -21,6 +23,8 @@ struct freezing {
 	struct frozen_tree tree;
 	uint64_t deadline_us;
 	unsigned int doubts;
+	void (*ends)(void *arg, pid_t tid);     /* NULL: nobody wants to know */
+	void *arg;
 	bool again;                     /* something came or went: all is looked at once more */
 	bool died;                      /* somebody ended: its children have another parent now */
 };
@@ -53,6 +57,18 @@ static void nap(void)
 	nanosleep(&(struct timespec){ .tv_nsec = NAP_NS }, NULL);
 }
 
+/*
+ * Whoever goes before all others has to sleep for them: shortly for one on another processor, and for one on this
+ * processor long enough that it gets somewhere (in naps of 1 us it got nowhere in 2 ms).
+ */
+static void let_run(uint64_t waited_us)
+{
+	if ((sched_getscheduler(0) & ~SCHED_RESET_ON_FORK) == SCHED_FIFO)
+		nanosleep(&(struct timespec){ .tv_nsec = waited_us < SHORT_US ? 1000 : 30000 }, NULL);
+	else
+		sched_yield();
+}
+
 /* ---- threads ---- */
 
 /* Why it can't be seized.  0: it is about to end, or (by an exec) took the place of another thread that we held. */
@@ -64,7 +80,7 @@ static int tell_refusal(struct freezing *f, pid_t pid, pid_t tid, struct err *er
 
 	if (r == 0)
 		proc_status_free(&status);
-	if (r == -ESRCH || r == -ENOENT || (r == 0 && (status.state == 'Z' || status.state == 'X'))) {
+	if (r == -ESRCH || r == -ENOENT || (r == 0 && proc_is_dead(status.state))) {
 		f->again |= tid != pid;         /* a leader may stay dead, see check_leaders() */
 		return 0;
 	}
@@ -119,19 +135,46 @@ static int seize_new(struct freezing *f, struct frozen_task *t, size_t *ret_from
 }
 
 /*
- * 1: it stands; 0: it is gone.  A signal that was taken between our two calls stops it first: it goes on with
- * that, and the trap that we asked for comes right behind.
+ * A signal that was taken between our two calls stops it first, and so does a system call, where we traced it before:
+ * it goes on with that.  Any stop takes back the trap that we asked for, so it is asked for again.
  */
+static void pass_stop(const struct freezing *f, pid_t tid, int status)
+{
+	bool by_signal = status >> 16 == 0 && WSTOPSIG(status) != PTRACE_SYSCALL_STOP;
+
+	if (status >> 16 == PTRACE_EVENT_EXIT && f->ends)
+		f->ends(f->arg, tid);
+	ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
+	ptrace(PTRACE_CONT, tid, NULL, by_signal ? (long)WSTOPSIG(status) : 0l);
+}
+
+/* Where in the kernel it is tells who has to be asked. */
+static int does_not_stop(pid_t tid, struct err *err)
+{
+	char where[64] = "", stack[1000] = "";
+	struct proc_stat st = { .state = '?' };
+	struct err other;
+
+	(void)proc_stat(tid, 0, &st, &other);
+	(void)proc_read(tid, "wchan", where, sizeof(where), &other);
+	if (proc_read(tid, "stack", stack, sizeof(stack), &other) >= 0)
+		log_info("thread %d does not stop; in the kernel it is at\n%s", tid, stack);
+	return err_set(err, ETIMEDOUT, "thread %d does not stop (state %c, at '%.40s' in the kernel: it sleeps uninterruptibly, or waits "
+		       "for a vfork)", tid, st.state, where);
+}
+
+/* 1: it stands; 0: it is gone. */
 static int wait_stop(const struct freezing *f, struct frozen_task *t, pid_t tid, struct err *err)
 {
-	uint64_t spin_until = clock_us() + SPIN_US;
+	const uint64_t since = clock_us();
+	uint64_t asked = since;
 	int status;
 
 	for (;;) {
 		pid_t got = waitpid(tid, &status, __WALL | WNOHANG);
 
-		if (got == tid && WIFSTOPPED(status) && status >> 16 == 0)
-			ptrace(PTRACE_CONT, tid, NULL, (long)WSTOPSIG(status));
+		if (got == tid && WIFSTOPPED(status) && status >> 16 != PTRACE_EVENT_STOP)
+			pass_stop(f, tid, status);
 		else if (got == tid)
 			break;
 		else if (got < 0 && errno == ECHILD)    /* reaped, or it has a new number: exec by a thread */
@@ -139,14 +182,18 @@ static int wait_stop(const struct freezing *f, struct frozen_task *t, pid_t tid,
 		else if (got < 0 && errno != EINTR)
 			return err_sys(err, "wait for thread %d", tid);
 		if (clock_us() > f->deadline_us)
-			return err_set(err, ETIMEDOUT, "thread %d does not stop (it sleeps uninterruptibly, or waits for a vfork)", tid);
-		if (clock_us() < spin_until) {
-			sched_yield();
+			return does_not_stop(tid, err);
+		if (clock_us() < since + SPIN_US) {
+			let_run(clock_us() - since);
 			continue;
 		}
 		for (size_t i = 0; i < t->tids.len; i++)
 			if (t->tids.at[i] != tid)
 				reap_if_dead(t->tids.at[i]);
+		if (clock_us() > asked + AGAIN_US) {
+			ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
+			asked = clock_us();
+		}
 		nap();
 	}
 	if (!WIFSTOPPED(status))
@@ -362,9 +409,10 @@ static int check_root(pid_t root, struct err *err)
 	return 0;
 }
 
-int freeze_tree(pid_t root, unsigned int timeout_s, struct frozen_tree *ret_tree, struct err *err)
+int freeze_traced(pid_t root, unsigned int timeout_s, void (*ends)(void *arg, pid_t tid), void *arg,
+		  struct frozen_tree *ret_tree, struct err *err)
 {
-	struct freezing f = { .deadline_us = clock_us() + timeout_s * 1000000ull };
+	struct freezing f = { .deadline_us = clock_us() + timeout_s * 1000000ull, .ends = ends, .arg = arg };
 	int r = check_root(root, err);
 
 	if (r == 0)
@@ -383,6 +431,11 @@ int freeze_tree(pid_t root, unsigned int timeout_s, struct frozen_tree *ret_tree
 	list_threads(&f.tree);
 	*ret_tree = f.tree;
 	return 0;
+}
+
+int freeze_tree(pid_t root, unsigned int timeout_s, struct frozen_tree *ret_tree, struct err *err)
+{
+	return freeze_traced(root, timeout_s, NULL, NULL, ret_tree, err);
 }
 
 int freeze_release(struct frozen_tree *tree, bool stopped, struct err *err)
@@ -417,5 +470,6 @@ void freeze_free(struct frozen_tree *tree)
 	vec_free(&tree->tasks);
 	reaper_free(tree->reaper);
 	vec_free(&tree->threads);
+	vec_free(&tree->calls);
 	tree->reaper = NULL;
 }

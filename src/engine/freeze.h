@@ -24,9 +24,16 @@ struct frozen_task {
 	bool stands, has_children;      /* while freezing: no thread of it runs; it was seen as a parent */
 };
 
+/* The system call that a thread was seen to begin, which its registers do not tell any more (restart_syscall). */
+struct seen_call {
+	pid_t tid;
+	uint64_t nr;
+};
+
 struct frozen_tree {
 	VEC(struct frozen_task) tasks;  /* parents before children */
 	VEC(pid_t) threads;             /* all but the leaders: at them the reaper looks */
+	VEC(struct seen_call) calls;    /* of some, by who traced them before */
 	struct reaper *reaper;          /* works until freeze_free(): a tree that is killed meanwhile ends, and is an error */
 };
 
@@ -35,6 +42,10 @@ struct frozen_tree {
  * EBUSY: somebody else traces it.  On failure all are let go.
  */
 int freeze_tree(pid_t root, unsigned int timeout_s, struct frozen_tree *ret_tree, struct err *err);
+
+/* The same, of threads that are traced already; `ends` is told of one that stands at its end, before it goes on. */
+int freeze_traced(pid_t root, unsigned int timeout_s, void (*ends)(void *arg, pid_t tid), void *arg,
+		  struct frozen_tree *ret_tree, struct err *err);
 
 /* Lets all go.  stopped: they get a SIGSTOP first and stay stopped. */
 int freeze_release(struct frozen_tree *tree, bool stopped, struct err *err);

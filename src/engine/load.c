@@ -76,7 +76,7 @@ static int load_pstree(struct store *store, struct snapshot *s, struct err *err)
 	int r = image_open(store, IMAGE_PSTREE, 0, &reader, err);
 
 	if (r == 0)
-		return err_set(err, ENOENT, "pstree.img is missing");
+		return err_set(err, ENOENT, "pstree.img is missing: is this a pre-dump, memory alone?");
 	while (r > 0) {
 		own_message PstreeEntry *e = NULL;
 
@@ -151,14 +151,23 @@ static int load_fs(struct store *store, struct snapshot *s, struct task *t, stru
 	return r < 0 ? r : load_need_path(s, t->root_file, "root directory", err);
 }
 
+static int load_read_file(void *arg, const struct page_map *map, const struct page_piece *p, void *buf, struct err *err)
+{
+	(void)arg;
+	return page_map_read(map, p->file, p->offset, p->pages, buf, err);
+}
+
 /* Only looked at: they are loaded again when the task is made, for all at once may be much. */
 static int check_pages(struct store *store, const struct task *t, struct err *err)
 {
-	struct page_map map;
-	int r = load_pages(store, t, &map, err);
+	struct loaded_pages pages;
+	int r = load_pages(store, t, &pages, err);
 
-	if (r == 0)
-		page_map_free(&map);
+	if (r < 0)
+		return r;
+	if (!store_pages_follow(store))
+		r = load_check_vdso(t, &pages, load_read_file, NULL, err);
+	loaded_pages_free(&pages);
 	return r;
 }
 

@@ -20,11 +20,16 @@ int load_snapshot(struct store *store, struct snapshot *s, struct err *err);
 int load_files(struct store *store, struct snapshot *s, struct err *err);
 int load_fdinfo(struct store *store, struct snapshot *s, struct task *t, struct err *err);
 int load_mm(struct store *store, struct snapshot *s, struct task *t, struct err *err);
-/*
- * The pages of a task, cut at the borders of its mappings (all are private).  Those of the vdso are compared with
- * ferry's own and left out.  No pages at all: an empty map.
- */
-int load_pages(struct store *store, const struct task *t, struct page_map *ret_map, struct err *err);
+/* The pages of a task, cut at the borders of its mappings (all are private); none at all: empty maps. */
+struct loaded_pages {
+	struct page_map map;
+	struct page_map vdso;           /* pieces only, of the same files: nobody is filled with them */
+};
+int load_pages(struct store *store, const struct task *t, struct loaded_pages *ret, struct err *err);
+void loaded_pages_free(struct loaded_pages *pages);
+/* Those of the vdso are as ferry's own?  `read` has the bytes of a piece. */
+typedef int load_read(void *arg, const struct page_map *map, const struct page_piece *p, void *buf, struct err *err);
+int load_check_vdso(const struct task *t, const struct loaded_pages *pages, load_read *read, void *arg, struct err *err);
 /* The mapping that has this page (NULL: none), for a walk over rising pages: *at, 0 at first, goes forward. */
 const struct vma *load_vma_at(const struct task *t, taddr page, size_t *at);
 /* The file `id`, which somebody needs: marked as used. */

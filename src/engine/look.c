@@ -38,6 +38,15 @@ uint64_t look_pages(const struct look *look)
 	return bytes / PAGE_BYTES;
 }
 
+bool look_protected(const struct look *look)
+{
+	for (size_t i = 0; i < look->tasks.len; i++)
+		for (size_t k = 0; k < look->tasks.at[i].maps.len; k++)
+			if (look->tasks.at[i].maps.at[k].vm_flags & VMF_UW)
+				return true;
+	return false;
+}
+
 void look_free(struct look *look)
 {
 	for (size_t i = 0; i < look->tasks.len; i++)

@@ -11,9 +11,10 @@
 #include "base/mem.h"
 #include "base/own.h"
 #include "engine/restoring.h"
-#include "resource/ghost.h"
+#include "kernel/sys.h"
 #include "resource/ghost.h"
 
+#define SELF_FD_MIN 256         /* where the pidfd of ferry is looked for room */
 #define SETFL_FLAGS (O_APPEND | O_ASYNC | O_DIRECT | O_NOATIME | O_NONBLOCK)
 
 /* At most so many files are opened again for mappings. */
@@ -30,7 +31,7 @@ static size_t reopened(const struct snapshot *s)
 /* All of ferry's descriptors that tasks get lie above all numbers that tasks use. */
 static int choose_base(struct restoring *r, struct err *err)
 {
-	size_t need = r->snapshot.files.len + r->snapshot.shmems.len + reopened(&r->snapshot) + 64;
+	size_t need = r->snapshot.files.len + r->snapshot.shmems.len + r->snapshot.ghosts.len + reopened(&r->snapshot) + 64;
 	struct rlimit limit;
 	int base = 16;
 
@@ -78,6 +79,11 @@ static int set_flags(const struct file *f, int fd, unsigned int flags, struct er
 	if (now != wanted && fcntl(fd, F_SETFL, wanted) < 0)
 		return err_sys(err, "set flags %#o", wanted);
 	return 0;
+}
+
+bool is_late_file(const struct restoring *r, const struct file *f)
+{
+	return f && f->used && f->type->is_late && f->type->is_late(f, &r->snapshot);
 }
 
 static int make_file(struct restoring *r, size_t index, struct err *err)
@@ -145,9 +151,47 @@ static int open_all_mapped(struct restoring *r, struct err *err)
 	return done;
 }
 
+/* For a stage: what is mapped, and nothing else: it will be made when it is what it will be. */
+static void use_what_is_mapped(struct snapshot *s)
+{
+	for (size_t i = 0; i < s->files.len; i++)
+		s->files.at[i].used = false;
+	for (size_t i = 0; i < s->tasks.len; i++) {
+		const struct mm *mm = &s->tasks.at[i].mm;
+		struct file *exe = s->tasks.at[i].state == TASK_ZOMBIE ? NULL : snapshot_file(s, mm->exe_file);
+
+		if (exe)
+			exe->used = true;
+		for (size_t k = 0; k < mm->vmas.len; k++) {
+			const struct vma *v = &mm->vmas.at[k];
+			struct file *f = v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED) ? snapshot_file(s, (uint32_t)v->object) : NULL;
+
+			if (f)
+				f->used = true;
+		}
+	}
+}
+
+/* Those that are late, or those that are not. */
+static int make_all(struct restoring *r, bool late, struct err *err)
+{
+	int done = 0;
+
+	for (size_t i = 0; done == 0 && i < r->snapshot.files.len; i++)
+		if (is_late_file(r, &r->snapshot.files.at[i]) == late)
+			done = make_file(r, i, err);
+	for (size_t i = 0; done == 0 && i < r->snapshot.files.len; i++)
+		if (is_late_file(r, &r->snapshot.files.at[i]) == late)
+			done = finish_file(r, i, err);
+	return done;
+}
+
 int make_files(struct restoring *r, struct err *err)
 {
 	int done = choose_base(r, err);
+
+	if (r->staged && !r->before)
+		use_what_is_mapped(&r->snapshot);
 
 	r->maker.snapshot = &r->snapshot;
 	r->maker.shell_job = r->options->shell_job;
@@ -156,14 +200,28 @@ int make_files(struct restoring *r, struct err *err)
 		done = make_shmems(r, err);
 	for (size_t i = 0; i < r->snapshot.files.len; i++)
 		vec_push(&r->maker.fds, -1);
-	for (size_t i = 0; done == 0 && i < r->snapshot.files.len; i++)
-		done = make_file(r, i, err);
-	for (size_t i = 0; done == 0 && i < r->snapshot.files.len; i++)
-		done = finish_file(r, i, err);
+	if (done == 0)
+		done = make_all(r, false, err);
 	if (done == 0)
 		done = open_all_mapped(r, err);
 	ghost_remove_all(&r->maker);
 	return done;
+}
+
+int make_late_files(struct restoring *r, struct err *err)
+{
+	return make_all(r, true, err);
+}
+
+int open_self(struct restoring *r, struct err *err)
+{
+	own_fd fd = -1;
+	int done = sys_pidfd_open(getpid(), 0, &fd, err);
+
+	if (done < 0)
+		return done;
+	r->self = fcntl(fd, F_DUPFD_CLOEXEC, r->maker.base_fd > SELF_FD_MIN ? r->maker.base_fd : SELF_FD_MIN);
+	return r->self < 0 ? err_sys(err, "move a descriptor") : 0;
 }
 
 int made_fd(const struct restoring *r, uint32_t file)

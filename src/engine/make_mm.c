@@ -19,13 +19,13 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/own.h"
+#include "engine/fill_fresh.h"
 #include "engine/load.h"
 #include "engine/restoring.h"
 #include "kernel/proc.h"
 #include "page/ends.h"
 
 #define FILL_THREADS  2u
-#define COMPARE_PAGES 128u
 #define TASK_END      0x7ffffffff000ull
 
 static bool is_private(const struct vma *v)
@@ -63,18 +63,17 @@ static int by_start(const void *a, const void *b)
 	return x->start < y->start ? -1 : x->start > y->start;
 }
 
-/* Everything goes but the blob, the vdso and what is kept. */
-static int unmap_rest(struct vessel *v, const struct task *t, const struct task *parent, struct err *err)
+typedef VEC(struct taddr_range) ranges;
+
+/* Everything goes but the blob, the vdso and what is kept (which is freed). */
+static int unmap_but(struct vessel *v, ranges kept, struct err *err)
 {
-	VEC(struct taddr_range) keep = { 0 };
+	ranges keep = kept;
 	taddr at = 0;
 	int done = 0;
 
 	vec_push(&keep, ((struct taddr_range){ v->blob.at, v->blob.at + v->blob.len_bytes }));
 	vec_push(&keep, ((struct taddr_range){ v->vdso.part[0].start, v->vdso.part[0].start + vdso_span(&v->vdso) }));
-	for (size_t i = 0; i < t->mm.vmas.len; i++)
-		if (inherited(&t->mm.vmas.at[i], parent))
-			vec_push(&keep, ((struct taddr_range){ t->mm.vmas.at[i].start, t->mm.vmas.at[i].end }));
 	qsort(keep.at, keep.len, sizeof(*keep.at), by_start);
 	vec_push(&keep, ((struct taddr_range){ TASK_END, TASK_END }));
 	for (size_t i = 0; done == 0 && i < keep.len; i++) {
@@ -85,6 +84,16 @@ static int unmap_rest(struct vessel *v, const struct task *t, const struct task 
 	}
 	vec_free(&keep);
 	return done;
+}
+
+static int unmap_rest(struct vessel *v, const struct task *t, const struct task *parent, struct err *err)
+{
+	ranges keep = { 0 };
+
+	for (size_t i = 0; i < t->mm.vmas.len; i++)
+		if (inherited(&t->mm.vmas.at[i], parent))
+			vec_push(&keep, ((struct taddr_range){ t->mm.vmas.at[i].start, t->mm.vmas.at[i].end }));
+	return unmap_but(v, keep, err);
 }
 
 static int move_vdso(struct vessel *v, const struct task *t, struct err *err)
@@ -145,9 +154,8 @@ static void map(struct restoring *r, struct vessel *v, const struct vma *m)
  * The marks of /proc/PID/stat, brk, arguments, environment, exe.  The kernel does not let go of an exe that
  * is still mapped (EBUSY): so this comes when the old one is unmapped, and a child keeps its parent's.
  */
-static void set_marks(const struct restoring *r, struct vessel *v, const struct mm *mm, const struct task *parent)
+static void set_marks(const struct restoring *r, struct vessel *v, const struct mm *mm, bool keep_exe)
 {
-	bool keep_exe = parent && parent->mm.exe_file == mm->exe_file;
 	const struct prctl_mm_map marks = {
 		.start_code = mm->start_code, .end_code = mm->end_code,
 		.start_data = mm->start_data, .end_data = mm->end_data,
@@ -172,7 +180,7 @@ static int map_all(struct restoring *r, struct vessel *v, const struct task *t, 
 	if (done == 0)
 		done = vessel_run(v, err);
 	if (done == 0) {
-		set_marks(r, v, &t->mm, parent);
+		set_marks(r, v, &t->mm, parent && parent->mm.exe_file == t->mm.exe_file);
 		done = move_vdso(v, t, err);
 	}
 	for (size_t i = 0; done == 0 && i < t->mm.vmas.len; i++) {
@@ -187,22 +195,71 @@ static int map_all(struct restoring *r, struct vessel *v, const struct task *t, 
 	return done < 0 ? done : vessel_run(v, err);
 }
 
+/* The part of a mapping that is not kept. */
+static int map_part(struct restoring *r, struct vessel *v, const struct vma *m, taddr start, taddr end, struct err *err)
+{
+	struct vma part = *m;
+	int done = vessel_room(v, 4, 0, err);
+
+	part.start = start;
+	part.end = end;
+	part.pgoff = m->pgoff + (start - m->start);
+	if (done == 0)
+		map(r, v, &part);
+	return done;
+}
+
+static int map_new(struct restoring *r, struct vessel *v, const struct task *t, const struct taddr_range *keep, size_t keeps,
+		   struct err *err)
+{
+	size_t k = 0;
+	int done = 0;
+
+	for (size_t i = 0; done == 0 && i < t->mm.vmas.len; i++) {
+		const struct vma *m = &t->mm.vmas.at[i];
+
+		if (m->status & (VMA_VVAR | VMA_VDSO))
+			continue;
+		for (taddr at = m->start, next; done == 0 && at < m->end; at = next) {
+			while (k < keeps && keep[k].end <= at)
+				k++;
+			if (k < keeps && keep[k].start <= at) {
+				next = keep[k].end < m->end ? keep[k].end : m->end;
+				continue;
+			}
+			next = k < keeps && keep[k].start < m->end ? keep[k].start : m->end;
+			done = map_part(r, v, m, at, next, err);
+		}
+	}
+	return done < 0 ? done : vessel_run(v, err);
+}
+
+int remap_mm(struct restoring *r, size_t index, const struct taddr_range *keep, size_t keeps, bool keep_exe, struct err *err)
+{
+	const struct task *t = &r->snapshot.tasks.at[index];
+	struct vessel *v = &r->tasks[index].vessel;
+	ranges kept = { 0 };
+	int done;
+
+	LOG_SCOPE("task %d > mappings", t->pid);
+	for (size_t i = 0; i < keeps; i++)
+		vec_push(&kept, keep[i]);
+	done = unmap_but(v, kept, err);
+	if (done == 0)
+		done = vessel_run(v, err);
+	if (done == 0) {
+		set_marks(r, v, &t->mm, keep_exe);
+		done = move_vdso(v, t, err);
+	}
+	return done < 0 ? done : map_new(r, v, t, keep, keeps, err);
+}
+
 /* ---- pages ---- */
 
 static void push_piece(struct page_map *map, const struct page_piece *from, uint64_t skip, uint64_t pages)
 {
 	vec_push(&map->pieces, ((struct page_piece){ .start = from->start + skip * PAGE_BYTES, .pages = pages,
 						    .file = from->file, .offset = from->offset + skip * PAGE_BYTES }));
-}
-
-static int read_pages(const struct page_map *map, const struct page_piece *p, uint64_t skip, uint64_t pages, void *buf,
-		      struct err *err)
-{
-	size_t len = pages * PAGE_BYTES;
-
-	if (pread(map->files.at[p->file].fd, buf, len, (off_t)(p->offset + skip * PAGE_BYTES)) != (ssize_t)len)
-		return err_set(err, EBADMSG, "a pages file became shorter");
-	return 0;
 }
 
 static bool same_place(const struct page_map *a, const struct page_piece *p, uint64_t pskip, const struct page_map *b,
@@ -217,39 +274,22 @@ struct comparing {
 	struct restoring *r;
 	const struct task *task, *parent;
 	const struct page_map *own, *theirs;
-	struct page_map differ;         /* pieces only: what is to be written */
+	struct page_map differ;         /* pieces only: what is to be written, or compared with what is there */
 	struct vessel *vessel;
 	size_t vma;                     /* forward only */
-	uint8_t *bufs;                  /* two of COMPARE_PAGES */
 };
 
-/* A stretch that both have: what is not the same goes to `differ`. */
-static int compare(struct comparing *c, const struct page_piece *p, uint64_t pskip, const struct page_piece *q,
-		   uint64_t qskip, uint64_t pages, struct err *err)
+/* A stretch that both have: what is not known to be the same is compared with what is there, the parent's. */
+static void compare(struct comparing *c, const struct page_piece *p, uint64_t pskip, const struct page_piece *q,
+		    uint64_t qskip, uint64_t pages)
 {
-	uint8_t *a = c->bufs, *b = c->bufs + COMPARE_PAGES * PAGE_BYTES;
-
 	if (same_place(c->own, p, pskip, c->theirs, q, qskip)) {
 		c->r->result.pages_shared += pages;
-		return 0;
+		return;
 	}
-	for (uint64_t at = 0; at < pages; at += COMPARE_PAGES) {
-		uint64_t n = pages - at < COMPARE_PAGES ? pages - at : COMPARE_PAGES;
-		int done = read_pages(c->own, p, pskip + at, n, a, err);
-
-		if (done == 0)
-			done = read_pages(c->theirs, q, qskip + at, n, b, err);
-		if (done < 0)
-			return done;
-		c->r->result.pages_compared += n;
-		for (uint64_t i = 0; i < n; i++) {
-			if (memcmp(a + i * PAGE_BYTES, b + i * PAGE_BYTES, PAGE_BYTES) == 0)
-				c->r->result.pages_shared++;
-			else
-				push_piece(&c->differ, p, pskip + at + i, 1);
-		}
-	}
-	return 0;
+	push_piece(&c->differ, p, pskip, pages);
+	c->differ.pieces.at[c->differ.pieces.len - 1].compare = true;
+	c->r->result.pages_compared += pages;
 }
 
 /* Pages that the parent has and the child has not: out of the child again. */
@@ -302,7 +342,7 @@ static int compare_all(struct comparing *c, struct err *err)
 			assert(p && q);
 			pages = p->pages - iskip < q->pages - kskip ? p->pages - iskip : q->pages - kskip;
 			if (inherited(v, c->parent))
-				done = compare(c, p, iskip, q, kskip, pages, err);
+				compare(c, p, iskip, q, kskip, pages);
 			else
 				push_piece(&c->differ, p, iskip, pages);
 			iskip += pages;
@@ -316,39 +356,56 @@ static int compare_all(struct comparing *c, struct err *err)
 	return done;
 }
 
-static int fill(struct restoring *r, struct vessel *v, const struct page_map *map, struct err *err)
+/* A vessel that has inherited nothing: where its own memory is anonymous, a page of zeros is there already. */
+static void mark_fresh(const struct task *t, struct page_map *map)
+{
+	size_t at = 0;
+
+	for (size_t i = 0; i < map->pieces.len; i++) {
+		const struct vma *v = load_vma_at(t, map->pieces.at[i].start, &at);
+
+		map->pieces.at[i].fresh = v && v->status & VMA_ANON_PRIVATE;
+	}
+}
+
+/* fresh: NULL, or the task whose mappings have nothing yet. */
+static int fill(struct restoring *r, struct vessel *v, const struct page_map *map, const struct task *fresh, struct err *err)
 {
 	struct page_count count = { .meter = &r->meter };
-	struct source_map src;
+	struct fill_fresh direct = { .uffd = -1 };
+	union page_origin src;
 	struct sink_task sink;
 	own_fd mem = -1;
 	int done = proc_open_file(v->pid, "mem", O_RDWR, &mem, err);
 
 	if (done < 0)
 		return done;
-	source_map_init(&src, map);
 	sink_task_init(&sink, v->pid, mem);
-	done = page_pump(&src.base, &sink.base, FILL_THREADS, &count, err);
+	if (fresh)
+		fill_fresh_begin(&direct, v, fresh, map);
+	sink.uffd = direct.uffd;
+	done = page_pump(restoring_source(r, map, &src), &sink.base, FILL_THREADS, &count, err);
+	fill_fresh_end(&direct);
 	r->result.pages_restored += count.here;
+	r->result.pages_shared += count.parent;
 	return done;
 }
 
 static int fill_child(struct restoring *r, size_t index, const struct task *parent, struct err *err)
 {
 	struct making *m = &r->tasks[index];
-	own_free uint8_t *bufs = mem_new(2 * COMPARE_PAGES * PAGE_BYTES);
 	struct comparing c = {
-		.r = r, .task = &r->snapshot.tasks.at[index], .parent = parent, .own = &m->pages,
-		.theirs = &making_of(r, parent->pid)->pages, .vessel = &m->vessel, .bufs = bufs,
+		.r = r, .task = &r->snapshot.tasks.at[index], .parent = parent, .own = &m->pages.map,
+		.theirs = &making_of(r, parent->pid)->pages.map, .vessel = &m->vessel,
 	};
 	int done = compare_all(&c, err);
 
 	if (done == 0)
 		done = vessel_run(&m->vessel, err);
 	if (done == 0) {
-		c.differ.files.at = m->pages.files.at;
-		c.differ.files.len = m->pages.files.len;
-		done = fill(r, &m->vessel, &c.differ, err);
+		c.differ.files.at = m->pages.map.files.at;
+		c.differ.files.len = m->pages.map.files.len;
+		done = fill(r, &m->vessel, &c.differ, NULL, err);
 	}
 	vec_free(&c.differ.pieces);
 	return done;
@@ -375,10 +432,21 @@ int make_mm(struct restoring *r, size_t index, const struct task *parent, struct
 	struct making *m = &r->tasks[index];
 	int done = load_pages(r->store, t, &m->pages, err);
 
+	if (done == 0 && !parent)
+		mark_fresh(t, &m->pages.map);
+
 	LOG_SCOPE("task %d > memory", t->pid);
 	if (done == 0)
 		done = map_all(r, &m->vessel, t, parent, err);
 	if (done == 0)
-		done = parent ? fill_child(r, index, parent, err) : fill(r, &m->vessel, &m->pages, err);
+		done = parent ? fill_child(r, index, parent, err) : fill(r, &m->vessel, &m->pages.map, t, err);
+	if (done == 0 && r->stream)             /* else it was done before there was any task */
+		done = load_check_vdso(t, &m->pages, stream_read, r->stream, err);
+	m->filled = done == 0;
 	return done < 0 ? done : narrow_all(&m->vessel, t, parent, err);
+}
+
+int narrow_mm(struct restoring *r, size_t index, struct err *err)
+{
+	return narrow_all(&r->tasks[index].vessel, &r->snapshot.tasks.at[index], NULL, err);
 }

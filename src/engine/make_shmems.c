@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -50,15 +51,14 @@ static int cut(const struct shmem *o, int fd, struct err *err)
 static int fill(struct restoring *r, const struct shmem *o, const struct page_map *map, int fd, struct err *err)
 {
 	struct page_count count = { .meter = &r->meter };
-	struct source_map src;
+	union page_origin src;
 	struct sink_file sink;
 	int done;
 
 	if (end_of(map) > whole_pages(o->size_bytes))
 		return err_set(err, EBADMSG, "pages beyond its end");
-	source_map_init(&src, map);
 	sink_file_init(&sink, fd);
-	done = page_pump(&src.base, &sink.base, FILL_THREADS, &count, err);
+	done = page_pump(restoring_source(r, map, &src), &sink.base, FILL_THREADS, &count, err);
 	r->result.pages_restored += count.here;
 	return done == 0 && end_of(map) > o->size_bytes ? cut(o, fd, err) : done;
 }
@@ -89,35 +89,78 @@ static int finish_early(const struct shmem *o, int *fd, struct err *err)
 	return done;
 }
 
-static int make_one(struct restoring *r, const struct shmem *o, struct err *err)
+/* 1: *ret_fd is what was made of it before, and has its size now; 0: nothing was. */
+static int take_over(struct restoring *r, const struct shmem *o, int *ret_fd, struct err *err)
 {
+	struct restoring *b = r->before;
+
+	for (size_t i = 0; b && i < b->snapshot.shmems.len; i++) {
+		const struct shmem *was = &b->snapshot.shmems.at[i];
+
+		if (was->id != o->id || b->maker.shmems.at[i] < 0)
+			continue;
+		*ret_fd = TAKE_FD(b->maker.shmems.at[i]);
+		if (was->size_bytes != o->size_bytes && ftruncate(*ret_fd, (off_t)o->size_bytes) < 0)
+			return err_sys(err, "change its size");
+		return 1;
+	}
+	return 0;
+}
+
+static int make_one(struct restoring *r, size_t index, struct err *err)
+{
+	const struct shmem *o = &r->snapshot.shmems.at[index];
 	struct page_map map = { 0 };
 	own_fd fd = -1;
 	int done;
 
 	LOG_SCOPE("shared memory %llu", (unsigned long long)o->id);
-	done = shmem_make(o, &fd, err);
+	done = take_over(r, o, &fd, err);
 	if (done == 0)
+		done = shmem_make(o, &fd, err);
+	if (done >= 0)
 		done = page_map_load(r->store, IMAGE_PAGEMAP_SHMEM, o->id, &map, err);
 	if (done >= 0)
 		done = fill(r, o, &map, fd, err);
 	page_map_free(&map);
-	if (done == 0 && o->name && !is_written(&r->snapshot, o))
+	if (done == 0 && o->name && !r->staged && !is_written(&r->snapshot, o))
 		done = finish_early(o, &fd, err);
 	if (done == 0)
 		done = lift_fd(r, &fd, err);
 	if (done == 0)
-		vec_push(&r->maker.shmems, TAKE_FD(fd));
+		r->maker.shmems.at[index] = TAKE_FD(fd);
 	return done;
 }
 
 int make_shmems(struct restoring *r, struct err *err)
 {
+	const struct snapshot *s = &r->snapshot;
 	int done = 0;
 
-	for (size_t i = 0; done == 0 && i < r->snapshot.shmems.len; i++)
-		done = make_one(r, &r->snapshot.shmems.at[i], err);
+	for (size_t i = 0; i < s->shmems.len; i++)
+		vec_push(&r->maker.shmems, -1);
+	for (size_t i = 0, next; done == 0 && i < s->shmems.len; i++) {
+		next = SIZE_MAX;        /* by their ids: a stream has them in that order */
+		for (size_t k = 0; k < s->shmems.len; k++)
+			if (r->maker.shmems.at[k] < 0 && (next == SIZE_MAX || s->shmems.at[k].id < s->shmems.at[next].id))
+				next = k;
+		done = make_one(r, next, err);
+	}
 	return done;
+}
+
+/* Pages that came one by one, whole, have made it longer. */
+static int settle(const struct shmem *o, int fd, struct err *err)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return err_sys(err, "ask for its size");
+	if ((uint64_t)st.st_size <= o->size_bytes)
+		return 0;
+	if (o->size_bytes % PAGE_BYTES)
+		return cut(o, fd, err);
+	return ftruncate(fd, (off_t)o->size_bytes) < 0 ? err_sys(err, "cut it") : 0;
 }
 
 int seal_shmems(struct restoring *r, struct err *err)
@@ -128,7 +171,9 @@ int seal_shmems(struct restoring *r, struct err *err)
 		const struct shmem *o = &r->snapshot.shmems.at[i];
 
 		LOG_SCOPE("shared memory %llu", (unsigned long long)o->id);
-		if (o->name && is_written(&r->snapshot, o))
+		if (r->staged)
+			done = settle(o, r->maker.shmems.at[i], err);
+		if (done == 0 && o->name && (r->staged || is_written(&r->snapshot, o)))
 			done = shmem_seal(o, r->maker.shmems.at[i], err);
 	}
 	return done;

@@ -98,6 +98,48 @@ static int place_fds(struct restoring *r, struct vessel *v, const struct task *t
 	return done < 0 ? done : close_range_of(v, next, ~0u, err);
 }
 
+/* The pidfd of ferry that every vessel has gives it ferry's descriptors: one at a time, at the lowest number. */
+static int bring_one(struct restoring *r, struct vessel *v, int fd, struct err *err)
+{
+	int done = fd < 0 ? 0 : vessel_room(v, 3, 0, err);
+
+	if (done < 0 || fd < 0)
+		return done;
+	script_call_value(&v->script, 0, SYS_pidfd_getfd, "take a descriptor", (uint64_t)r->self, (uint64_t)fd, 0);
+	script_call_value(&v->script, (uint64_t)fd, SYS_dup3, "dup3", 0, (uint64_t)fd, O_CLOEXEC);
+	script_call(&v->script, OP_WANT_ZERO, SYS_close, 0);
+	return 0;
+}
+
+int bring_fds(struct restoring *r, size_t index, struct err *err)
+{
+	const struct task *t = &r->snapshot.tasks.at[index];
+	struct vessel *v = &r->tasks[index].vessel;
+	int done = vessel_room(v, 1, 0, err);
+
+	LOG_SCOPE("task %d > descriptors", t->pid);
+	script_call(&v->script, OP_WANT_ANY, SYS_close, 0);
+	for (size_t i = 0; done == 0 && i < t->fds.len; i++)
+		done = bring_one(r, v, made_fd(r, t->fds.at[i].file), err);
+	for (size_t i = 0; done == 0 && i < t->mm.vmas.len; i++) {
+		const struct vma *m = &t->mm.vmas.at[i];
+
+		if (m->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED) && !m->reopened)
+			done = bring_one(r, v, made_fd(r, (uint32_t)m->object), err);
+	}
+	for (size_t i = 0; done == 0 && i < r->maker.shmems.len; i++)
+		done = bring_one(r, v, r->maker.shmems.at[i], err);
+	for (size_t i = 0; done == 0 && i < r->maker.mapped.len; i++)
+		done = bring_one(r, v, r->maker.mapped.at[i].fd, err);
+	if (done == 0)
+		done = bring_one(r, v, made_fd(r, t->root_file), err);
+	if (done == 0)
+		done = bring_one(r, v, made_fd(r, t->cwd_file), err);
+	if (done == 0)
+		done = bring_one(r, v, made_fd(r, t->mm.exe_file), err);
+	return done < 0 ? done : vessel_run(v, err);
+}
+
 static bool is_our_root(int fd)
 {
 	struct stat a, b;

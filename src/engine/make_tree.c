@@ -19,12 +19,15 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "engine/order.h"
 #include "engine/restoring.h"
 #include "kernel/proc_task.h"
 
 #define CLONE_TRIES     1000
 #define PID_NAP_NS      1000000
 #define ZOMBIE_WAIT_US  5000000u
+#define STAGED_THREADS  64u     /* that a task may start while it is migrated */
+#define OOM_FIRST       1000    /* oom_score_adj */
 
 struct making *making_of(struct restoring *r, pid_t pid)
 {
@@ -122,16 +125,6 @@ static int make_helper(struct restoring *r, pid_t pid, struct making *parent, ui
 	return vessel_run(&(*ret_helper)->vessel, err);
 }
 
-/* Which of its parent's times a child is cloned in. */
-enum when { BEFORE_SETSID, AFTER_SETSID, BY_OTHER };
-
-static enum when when_to_clone(const struct task *t, const struct task *parent, pid_t born_sid)
-{
-	if (t->sid == t->pid || t->sid == parent->sid)
-		return AFTER_SETSID;
-	return t->sid == born_sid ? BEFORE_SETSID : BY_OTHER;
-}
-
 static int make_subtree(struct restoring *r, size_t index, const struct task *memory_of, struct err *err);
 
 static int make_children(struct restoring *r, size_t index, enum when when, pid_t born_sid, struct err *err)
@@ -222,7 +215,12 @@ static int make_subtree(struct restoring *r, size_t index, const struct task *me
 		done = make_children(r, index, AFTER_SETSID, born_sid, err);
 	if (done == 0)
 		done = make_strangers(r, index, born_sid, err);
-	page_map_free(&m->pages);
+	if (r->stream) {                /* what it has may be wanted by any task behind it */
+		page_map_close(&m->pages.map);
+	} else {
+		loaded_pages_free(&m->pages);
+		m->filled = false;
+	}
 	return done;
 }
 
@@ -285,7 +283,7 @@ static int choose_place(struct restoring *r, struct err *err)
 {
 	VEC(struct taddr_range) used = { 0 };
 	struct proc_maps own = { 0 };
-	unsigned int threads = 1;
+	unsigned int threads = 1, more = r->staged ? STAGED_THREADS : 0;
 	int done = proc_maps(getpid(), &own, err);
 
 	for (size_t i = 0; i < own.len; i++)
@@ -293,13 +291,14 @@ static int choose_place(struct restoring *r, struct err *err)
 	for (size_t i = 0; i < r->snapshot.tasks.len; i++) {
 		const struct task *t = &r->snapshot.tasks.at[i];
 
-		if (t->threads.len > threads)
-			threads = (unsigned int)t->threads.len;
+		if (t->threads.len + more > threads)
+			threads = (unsigned int)t->threads.len + more;
 		for (size_t k = 0; k < t->mm.vmas.len; k++)
 			vec_push(&used, ((struct taddr_range){ t->mm.vmas.at[k].start, t->mm.vmas.at[k].end }));
 	}
 	if (done >= 0)
 		done = blob_find_place(used.at, used.len, threads, &r->blob, err);
+	r->threads_max = threads;
 	proc_maps_free(&own);
 	vec_free(&used);
 	return done;
@@ -321,10 +320,15 @@ static void adopt_session(struct restoring *r)
 	}
 }
 
+/*
+ * Of a machine that runs out of memory those die first who have not come yet (children inherit it): they still run where they
+ * were.  What kinds make of a task gives it its own.
+ */
 static int make_root(struct restoring *r, struct err *err)
 {
 	const struct task *t = &r->snapshot.tasks.at[0];
 	struct making *m = &r->tasks[0];
+	struct err lost;
 	int done = -EEXIST;
 
 	for (int tries = 0; done == -EEXIST && tries < CLONE_TRIES; tries++) {
@@ -337,6 +341,8 @@ static int make_root(struct restoring *r, struct err *err)
 	m->made = true;
 	m->sid = getsid(0);
 	m->pgid = getpgrp();
+	if (r->staged && proc_set_oom_score_adj(t->pid, OOM_FIRST, &lost) < 0)
+		log_info("%s", lost.text);
 	return make_subtree(r, 0, NULL, err);
 }
 
@@ -344,7 +350,7 @@ static bool is_zombie(pid_t pid)
 {
 	struct proc_stat st;
 
-	return proc_stat(pid, 0, &st, &(struct err){ 0 }) == 0 && (st.state == 'Z' || st.state == 'X');
+	return proc_stat(pid, 0, &st, &(struct err){ 0 }) == 0 && proc_is_dead(st.state);
 }
 
 /* All pids and tids must be free; one whose last owner is a zombie soon will be, if its parent is any good. */
@@ -399,4 +405,85 @@ int end_helpers(struct restoring *r, struct err *err)
 		done = vessel_run(parent, err);
 	}
 	return done;
+}
+
+/* ---- a tree that was made a while ago ---- */
+
+static bool room_is_left(const struct restoring *r, const struct task *t)
+{
+	const struct blob_place *b = &r->blob;
+
+	for (size_t i = 0; i < t->mm.vmas.len; i++)
+		if (t->mm.vmas.at[i].start < b->at + b->len_bytes && b->at < t->mm.vmas.at[i].end)
+			return false;
+	return t->threads.len <= r->threads_max;
+}
+
+static int adopt_one(struct restoring *r, size_t index, struct making *from, const struct task *was, struct err *err)
+{
+	const struct task *t = &r->snapshot.tasks.at[index];
+	struct making *m = &r->tasks[index];
+
+	if (t->ppid != was->ppid || t->sid != was->sid || (was->state == TASK_ZOMBIE) > (t->state == TASK_ZOMBIE))
+		return err_set(err, ESTALE, "it has got another parent or session meanwhile");
+	*m = *from;
+	m->pages = (struct loaded_pages){ 0 };
+	loaded_pages_free(&from->pages);
+	*from = (struct making){ 0 };
+	return 0;
+}
+
+/* A task that was started meanwhile: cloned by its parent, and emptied. */
+static int make_late(struct restoring *r, size_t index, struct err *err)
+{
+	const struct task *t = &r->snapshot.tasks.at[index];
+	struct making *m = &r->tasks[index], *p = making_of(r, t->ppid);
+	int done;
+
+	if (!p || !p->made || (t->sid != t->pid && t->sid != p->sid))
+		return err_set(err, ESTALE, "it was started meanwhile in a session that it can't join any more");
+	done = make_child(r, index, &p->vessel, 0, p->sid, p->pgid, err);
+	return done == 0 && t->sid == t->pid ? lead_session(m, err) : done;
+}
+
+/* Its parent waits for it, and forgets. */
+static int end_one(struct restoring *r, struct restoring *before, size_t index, struct err *err)
+{
+	const struct task *was = &before->snapshot.tasks.at[index];
+	struct making *p = making_of(r, was->ppid);
+
+	vessel_kill(was->pid);
+	vessel_free(&before->tasks[index].vessel);
+	before->tasks[index] = (struct making){ 0 };
+	if (!p || !p->made)
+		return 0;
+	script_call_as(&p->vessel.script, OP_WANT_ANY, SYS_wait4, "wait for a task that has ended", (uint64_t)was->pid, 0, __WALL, 0);
+	return vessel_run(&p->vessel, err);
+}
+
+static int adopt_or_make(struct restoring *r, struct restoring *before, size_t index, struct err *err)
+{
+	const struct task *t = &r->snapshot.tasks.at[index], *was = snapshot_task(&before->snapshot, t->pid);
+	struct making *from = was ? &before->tasks[was - before->snapshot.tasks.at] : NULL;
+
+	LOG_SCOPE("task %d", t->pid);
+	if (!room_is_left(r, t))
+		return err_set(err, ESTALE, "it has %zu threads and memory in new places: there is no room left to make it", t->threads.len);
+	return from && from->made ? adopt_one(r, index, from, was, err) : make_late(r, index, err);
+}
+
+int adopt_tree(struct restoring *r, struct restoring *before, struct err *err)
+{
+	int done = 0;
+
+	adopt_session(r);
+	r->blob = before->blob;
+	r->threads_max = before->threads_max;
+	r->tasks = mem_new(r->snapshot.tasks.len * sizeof(*r->tasks));
+	for (size_t i = 0; done == 0 && i < r->snapshot.tasks.len; i++)
+		done = adopt_or_make(r, before, i, err);
+	for (size_t i = before->snapshot.tasks.len; done == 0 && i-- > 0;)
+		if (before->tasks[i].made)
+			done = end_one(r, before, i, err);
+	return done < 0 ? done : make_groups(r, err);
 }

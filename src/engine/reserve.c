@@ -3,9 +3,11 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/own.h"
 #include "engine/reserve.h"
+#include "kernel/pagemap.h"
 
-#define WORTH_IT (16u << 20)    /* bytes: below that nothing is won */
+#define WORTH_IT (4u << 20)    /* bytes: below that nothing is won */
 
 static uint64_t own_bytes(const struct proc_maps *maps)
 {
@@ -17,11 +19,30 @@ static uint64_t own_bytes(const struct proc_maps *maps)
 	return n;
 }
 
-void reserve_room(const struct look *look, struct store *store, struct reserve *ret_reserve)
+/* What has changed since the last dump, and an eighth for what will until the tasks stand. */
+static uint64_t changed_bytes(const struct tracking *tracking, const struct look_task *look)
+{
+	struct tracked *task = tracking_of(tracking, look->pid);
+	own_fd pagemap = -1;
+	struct tracker tracker;
+	uint64_t pages = 0;
+
+	if (!task || !task->since_base || pagemap_open(look->pid, &pagemap, &(struct err){ 0 }) < 0 ||
+	    !tracking_tracker(tracking, task, pagemap, &tracker))
+		return 0;
+	for (size_t i = 0; i < look->maps.len; i++)
+		if (look->maps.at[i].ino == 0 && !look->maps.at[i].shared)
+			pages += tracker_expect(&tracker, look->maps.at[i].start, look->maps.at[i].end, NULL);
+	return (pages + pages / 8) * PAGE_BYTES;
+}
+
+void reserve_room(const struct look *look, const struct tracking *tracking, struct store *store,
+		  struct reserve *ret_reserve)
 {
 	*ret_reserve = (struct reserve){ 0 };
 	for (size_t i = 0; i < look->tasks.len; i++) {
-		uint64_t bytes = own_bytes(&look->tasks.at[i].maps);
+		const struct look_task *task = &look->tasks.at[i];
+		uint64_t bytes = tracking->base ? changed_bytes(tracking, task) : own_bytes(&task->maps);
 		int fd;
 
 		if (bytes < WORTH_IT)
@@ -33,7 +54,7 @@ void reserve_room(const struct look *look, struct store *store, struct reserve *
 			close(fd);
 			continue;
 		}
-		vec_push(&ret_reserve->files, ((struct reserved){ look->tasks.at[i].pid, fd }));
+		vec_push(&ret_reserve->files, ((struct reserved){ task->pid, fd }));
 	}
 }
 

@@ -10,11 +10,14 @@
  */
 #pragma once
 #include "engine/see.h"
+#include "engine/tracking.h"
 #include "image/store.h"
 
 struct reserve { VEC(struct reserved { pid_t pid; int fd; }) files; };
 
-void reserve_room(const struct look *look, struct store *store, struct reserve *ret_reserve);
+/* On top of an earlier dump (tracking->base): for what has changed so far. */
+void reserve_room(const struct look *look, const struct tracking *tracking, struct store *store,
+		  struct reserve *ret_reserve);
 /* The file for a task's pages, which is the caller's now; -1: none. */
 int reserve_take(struct reserve *r, pid_t pid);
 void reserve_free(struct reserve *r);

@@ -20,10 +20,12 @@
 #include "base/progress.h"
 
 struct restore_options {
-	const char *images_dir;
+	const char *images_dir;         /* NULL with a stream */
+	int stream_fd;                  /* a stream to read instead; -1: none */
 	const char *work_dir;           /* stats-restore; NULL: images_dir */
 	bool sibling;                   /* the root becomes a child of our parent, not of us */
 	bool shell_job;                 /* the root joins our session and process group where its own are not in the tree */
+	bool unchecked;                 /* whatever the checksums of images and pages say */
 	bool check_only;                /* stop after load: make nothing */
 	const struct progress *progress;
 };

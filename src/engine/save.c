@@ -20,7 +20,7 @@ static void fill_ids(TaskKobjIdsEntry *ids, uint32_t own, uint32_t files)
 	ids->time_ns_id = 5, ids->mnt_ns_id = 6, ids->user_ns_id = 7, ids->cgroup_ns_id = 8;
 }
 
-static int save_inventory(struct store *store, struct err *err)
+int save_inventory(struct store *store, struct err *err)
 {
 	InventoryEntry e = INVENTORY_ENTRY__INIT;
 	TaskKobjIdsEntry ids;

@@ -14,7 +14,17 @@
 #include "engine/vdso.h"
 #include "kernel/sys.h"
 
-#define USER_CS 0x33u                   /* 64-bit code */
+#define USER_CS      0x33u              /* 64-bit code */
+#define PF_IO_WORKER 0x10u
+
+int see_refused(struct seeing *s, int r, const struct err *err)
+{
+	if (r != -EOPNOTSUPP || !s->refused.tell)
+		return r;
+	s->refused.count++;
+	s->refused.tell(s->refused.arg, err);
+	return 0;
+}
 
 /* What would be lost without a word must not be dumped. */
 static int check_task(struct seeing *s, const struct seen_task *seen, const struct task *t, struct err *err)
@@ -57,6 +67,26 @@ static int check_sharing(struct seeing *s, const struct task *t, struct err *err
 	return r;
 }
 
+/*
+ * io_uring's workers stand among a program's threads, but never run code of its: the kernel shows them with neither
+ * an instruction nor a stack.  A ring that is open is refused as a descriptor; the worker of one that was
+ * closed is idle, and is nobody's.
+ */
+static bool is_kernels(const struct subject *subject)
+{
+	struct proc_stat stat;
+
+	return subject->seen.rip == 0 && subject->seen.rsp == 0 &&
+	       proc_stat(subject->tid, 0, &stat, &(struct err){ 0 }) == 0 && stat.flags & PF_IO_WORKER;
+}
+
+static void tell_call(const struct frozen_tree *tree, struct subject *subject)
+{
+	for (size_t i = 0; subject->call_unknown && i < tree->calls.len; i++)
+		if (tree->calls.at[i].tid == subject->tid)
+			subject_in_call(subject, tree->calls.at[i].nr);
+}
+
 static int see_thread_outside(struct seeing *s, struct seen_task *seen, struct task *t, pid_t tid, struct err *err)
 {
 	struct subject *subject = vec_add(&seen->subjects);
@@ -65,10 +95,16 @@ static int see_thread_outside(struct seeing *s, struct seen_task *seen, struct t
 	LOG_SCOPE("thread %d", tid);
 	if (r < 0)
 		return r;
+	tell_call(s->tree, subject);
+	if (is_kernels(subject)) {
+		subject_free(subject);
+		seen->subjects.len--;
+		return 0;
+	}
 	if (subject->seen.cs != USER_CS)
 		return err_set(err, EOPNOTSUPP, "it runs 32-bit code: not handled yet");
 	vec_add(&t->threads)->tid = tid;
-	return tid == t->pid ? 0 : check_thread(s, t->pid, tid, err);
+	return tid == t->pid ? 0 : see_refused(s, check_thread(s, t->pid, tid, err), err);
 }
 
 static int run_kinds(const struct task_view *v, struct subject *s, size_t index, struct task *t, struct err *err)
@@ -275,9 +311,9 @@ static int see_outside(struct seeing *s, size_t index, struct task *t, struct er
 	int r = proc_status(t->pid, 0, &seen->status, err);
 
 	if (r == 0)
-		r = check_task(s, seen, t, err);
+		r = see_refused(s, check_task(s, seen, t, err), err);
 	if (r == 0)
-		r = check_sharing(s, t, err);
+		r = see_refused(s, check_sharing(s, t, err), err);
 	if (r >= 0)
 		r = see_maps(s, seen, t->pid, err);
 	for (size_t i = 0; r >= 0 && i < frozen->tids.len; i++)
@@ -346,7 +382,7 @@ static int see_all(struct seeing *s, struct err *err)
 	if (r >= 0 && s->tell.listed)
 		r = s->tell.listed(s->tell.arg, err);
 	for (size_t i = 0; r >= 0 && i < s->tree->tasks.len; i++)
-		r = see_task(s, i, err);
+		r = see_refused(s, see_task(s, i, err), err);
 	return r;
 }
 
@@ -367,7 +403,7 @@ static int resolve_files(struct seeing *s, struct err *err)
 		int r;
 
 		LOG_SCOPE("task %d > fd %d", f->pid, f->fd);
-		r = f->type->resolve ? f->type->resolve(f, s->snapshot, err) : 0;
+		r = f->type->resolve ? see_refused(s, f->type->resolve(f, s->snapshot, err), err) : 0;
 		if (r < 0)
 			return r;
 	}
@@ -390,10 +426,10 @@ int see_tree(struct seeing *s, struct err *err)
 	closed = close_tree(s, r < 0 ? &(struct err){ 0 } : err);
 	if (r < 0 || closed < 0)
 		return r < 0 ? r : closed;
-	r = resolve_files(s, err);
+	r = s->refused.count > 0 ? 0 : resolve_files(s, err);
 	if (r >= 0)
 		r = check_session(s, err);
-	return r < 0 ? r : check_places(s->snapshot, err);
+	return r < 0 ? r : see_refused(s, check_places(s->snapshot, err), err);
 }
 
 void seeing_free(struct seeing *s)

@@ -13,6 +13,8 @@
  */
 #pragma once
 #include "engine/freeze.h"
+#include "engine/guard.h"
+#include "engine/tracking.h"
 #include "inject/question.h"
 #include "kernel/kcmp_set.h"
 #include "kernel/proc_map.h"
@@ -27,6 +29,8 @@ struct look { VEC(struct look_task { pid_t pid; struct proc_maps maps; }) tasks;
 void look_at(pid_t root, struct look *ret_look);
 /* How many pages the tasks had of their own: about what a dump has to move. */
 uint64_t look_pages(const struct look *look);
+/* Is something write-protected by a userfaultfd, as trackers do? */
+bool look_protected(const struct look *look);
 void look_free(struct look *look);
 
 /* What is known of a task beside the snapshot: raw, from /proc. */
@@ -48,6 +52,8 @@ struct seeing {
 	struct snapshot *snapshot;
 	const struct frozen_tree *tree;
 	const struct look *look;
+	const struct tracking *tracking;
+	const struct guard *guard;
 	struct seen_task *tasks;        /* one for each in tree->tasks; owned */
 	VEC(size_t) by_order;           /* descriptors' files in the snapshot, in an order in which they are found */
 	struct kcmp_set memories, tables, dirs; /* tasks by address space, descriptor table, working directory */
@@ -56,6 +62,8 @@ struct seeing {
 	bool have_socks, shell_job;
 	/* optional; told when all tasks are listed, and of each when it is complete and its threads stand as found */
 	struct { int (*listed)(void *arg, struct err *err); void (*ready)(void *arg, size_t index); void *arg; } tell;
+	/* optional; what is not handled is told and passed over: the snapshot is none then, but all that is in its way is known */
+	struct { void (*tell)(void *arg, const struct err *why); void *arg; unsigned int count; } refused;
 	struct ns_id own_ns[OWN_NS_COUNT];
 	bool own_ns_known;
 	struct known_libc libc;
@@ -64,6 +72,9 @@ struct seeing {
 
 int see_tree(struct seeing *s, struct err *err);
 void seeing_free(struct seeing *s);
+
+/* What may be passed over is 0 then. */
+int see_refused(struct seeing *s, int r, const struct err *err);
 
 /* Parts of see_task, each in its file. */
 int see_namespaces(struct seeing *s, pid_t tid, bool is_thread, struct err *err);

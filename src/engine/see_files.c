@@ -220,6 +220,7 @@ static int see_fds(struct seeing *s, struct task *t, struct err *err)
 		r = see_fd(s, pidfd, t->pid, fds.at[i], &slot, err);
 		if (r == 0)
 			vec_push(&t->fds, slot);
+		r = see_refused(s, r, err);
 	}
 	vec_free(&fds);
 	return r < 0 ? r : 0;

@@ -24,7 +24,7 @@ static int check_map(const struct proc_map *m, struct err *err)
 {
 	static const struct { uint64_t vmf; const char *what; } flags[] = {
 		{ VMF_HT, "huge page (hugetlb)" }, { VMF_IO, "device" }, { VMF_SS, "shadow stack" },
-		{ VMF_UM | VMF_UI | VMF_UW, "userfaultfd" }, { VMF_SL, "sealed" }, { VMF_GU, "guarded" }, { VMF_DP, "droppable" },
+		{ VMF_UM | VMF_UI, "userfaultfd" }, { VMF_SL, "sealed" }, { VMF_GU, "guarded" }, { VMF_DP, "droppable" },
 	};
 	static const struct { const char *prefix, *what; } names[] = {
 		{ "/SYSV", "SysV shared memory" }, { "/[aio]", "asynchronous I/O" },
@@ -60,8 +60,10 @@ static uint64_t see_shmem(struct seeing *s, const struct task *t, const struct p
 	uint64_t end = m->pgoff_bytes + (m->end - m->start);
 
 	if (!o) {
+		uint64_t id = snapshot_shmem_id(s->snapshot, m->ino);
+
 		o = vec_add(&s->snapshot->shmems);
-		*o = (struct shmem){ .id = s->snapshot->shmems.len, .dev = m->dev, .ino = m->ino, .pid = t->pid };
+		*o = (struct shmem){ .id = id, .dev = m->dev, .ino = m->ino, .pid = t->pid };
 		snprintf(o->at, sizeof(o->at), "map_files/%llx-%llx", (unsigned long long)m->start,
 			 (unsigned long long)m->end);
 	}
@@ -93,6 +95,9 @@ static int see_vma(struct seeing *s, const struct task *t, const struct proc_map
 
 	if (r < 0)
 		return r;
+	if (m->vm_flags & VMF_UW && !tracking_is_ours(s->tracking, t->pid) &&
+	    !guard_is_ours(s->guard, t->pid, m->start, m->end))
+		return err_set(err, EOPNOTSUPP, "userfaultfd mapping %s: not handled yet (or another ferry is at work)", m->name);
 	*v = (struct vma){
 		.start = m->start, .end = m->end, .prot = (uint32_t)m->prot, .status = VMA_REGULAR,
 		.flags = m->shared ? MAP_SHARED : MAP_PRIVATE, .account = m->vm_flags & VMF_AC,
@@ -140,6 +145,8 @@ static int see_vmas(struct seeing *s, const struct proc_maps *maps, struct task 
 		if (strcmp(m->name, "[vsyscall]") == 0)
 			continue;
 		r = see_vma(s, t, m, &v, err);
+		if (r == -EOPNOTSUPP && see_refused(s, r, err) == 0)
+			continue;
 		if (r < 0)
 			return r;
 		if (n > 0 && joins(&t->mm.vmas.at[n - 1], &v))

@@ -2,7 +2,7 @@
 /*
  * cmd_check.c - what this kernel offers.
  *
- *	check                 the doors that nothing works without
+ *	check                 the doors that nothing works without, and how changes of memory are found
  *	check --all           every door, and what comes back of each kind of resource
  *	check --feature NAME  one door: the exit status is the answer
  */
@@ -12,6 +12,7 @@
 
 #include "front/command.h"
 #include "kernel/probe.h"
+#include "page/tracker.h"
 #include "resource/resource.h"
 
 static bool is_open(const struct probe *probe, struct err *err)
@@ -64,6 +65,18 @@ static void print_kinds(void)
 	putchar('\n');
 }
 
+/* By what incremental dumps and pre-dumps find changes. */
+static void print_tracker(void)
+{
+	struct kernel_features features;
+	const char *why;
+	enum tracker_kind kind;
+
+	kernel_features_ask(false, &features);
+	kind = tracker_choose(&features, &why);
+	printf("Tracker: %s (%s)\n", tracker_name(kind), why);
+}
+
 static int check_doors(bool all)
 {
 	unsigned int missing = 0, missing_needed = 0;
@@ -85,6 +98,7 @@ static int check_doors(bool all)
 	}
 	if (all)
 		print_kinds();
+	print_tracker();
 	if (missing_needed)
 		puts("Does not look good.");
 	else

@@ -21,8 +21,17 @@ extern const struct command commands[];         /* ends with a NULL name */
 const struct command *command_find(const char *name);   /* NULL: no such command */
 
 int cmd_dump(const struct options *options, struct err *err);
+int cmd_predump(const struct options *options, struct err *err);
 int cmd_restore(const struct options *options, struct err *err);
 int cmd_check(const struct options *options, struct err *err);
 int cmd_show(const struct options *options, struct err *err);
+int cmd_page_server(const struct options *options, struct err *err);
 int cmd_resume(const struct options *options, struct err *err);
 int cmd_kill(const struct options *options, struct err *err);
+int cmd_dedup(const struct options *options, struct err *err);
+int cmd_pack(const struct options *options, struct err *err);
+int cmd_unpack(const struct options *options, struct err *err);
+int cmd_migrate(const struct options *options, struct err *err);
+int cmd_receive(const struct options *options, struct err *err);
+int cmd_squash(const struct options *options, struct err *err);
+int cmd_verify(const struct options *options, struct err *err);

@@ -43,7 +43,7 @@ static void print_program(FILE *out)
 	fputs("Usage: ferry COMMAND [OPTION...]\n\nCheckpoints running programs to images, and brings them back.\n\nCommands:\n",
 	      out);
 	for (const struct command *c = commands; c->name; c++)
-		fprintf(out, "  %-10s%s\n", c->name, c->what);
+		fprintf(out, "  %-13s%s\n", c->name, c->what);
 	fputs("\nOptions of all commands:\n", out);
 	for (size_t i = 0; i < options_count; i++)
 		if (is_told(&options_table[i]) && options_table[i].commands == FOR_ALL)

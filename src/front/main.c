@@ -11,12 +11,17 @@
  * is an error of that write and no death.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
 
 #include "base/own.h"
+#include "engine/keeper.h"
 #include "front/command.h"
 #include "front/help.h"
+#include "front/progress_report.h"
 #include "front/report.h"
 
 /* Without a command: help that was asked for, or the same as an error. */
@@ -43,6 +48,8 @@ static int run(const struct options *options, int *ret_log_fd, struct err *err)
 		return 0;
 	}
 	r = work_dir_check(options, err);
+	if (r == 0)
+		r = progress_report_check(options, err);
 	if (r == 0)
 		r = report_open(options, ret_log_fd, err);
 	return r < 0 ? r : command->run(options, err);
@@ -82,7 +89,29 @@ static void take_signals(void)
 	sigprocmask(SIG_UNBLOCK, &needed, NULL);
 }
 
-int main(int argc, char **argv)
+/* Each link of a chain takes descriptors for each task; what is restored has limits of its own. */
+static void allow_descriptors(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	(void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+/*
+ * A file that is opened must not become one of these: a stream would be written into a log.  What stands in for one
+ * that is closed fails like it.
+ */
+static void hold_standard_descriptors(void)
+{
+	for (int fd = 0; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0)
+			return;
+}
+
+static int command_main(int argc, char **argv)
 {
 	struct options options;
 	struct err err = { 0 };
@@ -90,7 +119,9 @@ int main(int argc, char **argv)
 	int r = options_parse(argc, argv, &options, &err);
 	bool parsed = r == 0;
 
+	hold_standard_descriptors();
 	take_signals();
+	allow_descriptors();
 	if (r == 0)
 		r = run(&options, &log_fd, &err);
 	if (r >= 0 && flush(&err) < 0)
@@ -102,4 +133,11 @@ int main(int argc, char **argv)
 	options_free(&options);
 	own_fd_drop(&log_fd);
 	return r < 0 ? 1 : r;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc > 0 && strcmp(argv[0], KEEPER_NAME) == 0)
+		return keeper_main();
+	return command_main(argc, argv);
 }

@@ -23,7 +23,9 @@
 
 enum command_bit {
 	FOR_DUMP = 1, FOR_RESTORE = 2, FOR_CHECK = 4, FOR_SHOW = 8, FOR_RESUME = 16, FOR_KILL = 32,
-	FOR_ALL = 63,
+	FOR_PREDUMP = 64, FOR_DEDUP = 128, FOR_SQUASH = 256, FOR_VERIFY = 512, FOR_PACK = 1024, FOR_UNPACK = 2048,
+	FOR_PAGE_SERVER = 4096, FOR_MIGRATE = 8192, FOR_RECEIVE = 16384,
+	FOR_ALL = 32767,
 };
 
 enum option_kind {
@@ -44,7 +46,7 @@ enum option_fate {
 
 struct option {
 	const char *name;
-	char letter;            /* 0: none */
+	char letter;            /* 0: none; means one thing to a command, but may mean another to another */
 	enum option_kind kind;
 	const char *argument;   /* "PID"; NULL for flags */
 	enum option_fate fate;
@@ -66,12 +68,31 @@ struct options {
 	int verbosity;                  /* enum log_level, 0 for nothing; may be above LOG_DEBUG */
 	const char *images_dir;         /* never NULL after options_parse() */
 	const char *work_dir;           /* the same */
-	const char *log_file, *pidfile, *config, *feature;
+	const char *output, *log_file, *pidfile, *config, *feature;
 	int no_default_config;
 	int tree;                       /* a pid; 0: none given */
 	int then;                       /* enum dump_then */
-	int shell_job, detached, sibling, exec_cmd, dry_run, display_stats, all;
+	const char *prev_images_dir, *tracker;
+	int background;                 /* enum dump_background */
+	int track_mem, auto_dedup;
+	int stream;
+	/* migration */
+	const char *listen, *unix_path, *on_no_convergence;
+	const char *exec_after, *bandwidth, *sync;
+	int once;                       /* 1, but for --no-once */
+	int check, stdio, channels, max_downtime_ms, max_rounds, max_time_s;
+	const char *compress;
+	int shell_job, detached, sibling, exec_cmd, dry_run, no_verify, display_stats, all;
 	int timeout_s;
+	/* connections */
+	const char *address;
+	int port;                       /* 0: none given */
+	int page_server, ps_socket;     /* ps_socket, status_fd: a descriptor; -1: none */
+	int status_fd, daemon, allow_plaintext;
+	int peer_timeout_s;
+	int tls, tls_no_cn_verify;
+	const char *tls_cacert, *tls_cacrl, *tls_cert, *tls_key, *tls_psk;
+	const char *progress;           /* "json", "json:FD" */
 	VEC(const struct option *) passed_over;
 	VEC(char *) texts;
 };
@@ -88,6 +109,7 @@ struct setting {
 	const struct option *option;
 	const char *text;               /* NULL: nothing */
 	bool no;                        /* --no-option */
+	bool by_letter;
 };
 
 /* A name without dashes, "no-" in front of it understood; false: there is none. */

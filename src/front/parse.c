@@ -10,6 +10,7 @@
 #include "front/options.h"
 
 #define TIMEOUT_S 10
+#define PEER_TIMEOUT_S 30
 
 struct command_line {
 	char **argv;                    /* what is left of it; ends with NULL */
@@ -38,7 +39,7 @@ bool option_find(const char *name, size_t len_bytes, struct setting *ret)
 		option = no ? option : NULL;
 	}
 	if (option)
-		*ret = (struct setting){ option, NULL, no };
+		*ret = (struct setting){ .option = option, .no = no };
 	return option;
 }
 
@@ -112,12 +113,15 @@ int option_apply(struct options *options, const struct setting *s, struct err *e
 
 /* ---- the command line ---- */
 
-static const struct option *find_letter(char letter)
+/* Commands may follow their options: so a letter is read first, and what it means to the command is asked again. */
+static const struct option *find_letter(char letter, unsigned int command_bit)
 {
+	const struct option *found = NULL;
+
 	for (size_t i = 0; i < options_count; i++)
-		if (options_table[i].letter == letter)
-			return &options_table[i];
-	return NULL;
+		if (options_table[i].letter == letter && (!found || options_table[i].commands & command_bit))
+			found = &options_table[i];
+	return found;
 }
 
 /* The next word, where an option must have one. */
@@ -144,7 +148,7 @@ static int read_long(struct command_line *line, const char *word, struct err *er
 static int read_letters(struct command_line *line, const char *letters, struct err *err)
 {
 	for (; *letters; letters++) {
-		struct setting s = { find_letter(*letters) };
+		struct setting s = { .option = find_letter(*letters, 0), .by_letter = true };
 
 		if (!s.option)
 			return err_set(err, EINVAL, "no such option: -%c", *letters);
@@ -189,13 +193,17 @@ static int read_words(struct command_line *line, struct err *err)
 	return r;
 }
 
-static int find_command(struct options *options, struct err *err)
+static int find_command(struct command_line *line, struct err *err)
 {
+	struct options *options = line->options;
 	const struct command *command = options->command ? command_find(options->command) : NULL;
 
 	if (options->command && !command)
 		return err_set(err, EINVAL, "no such command: %s", options->command);
 	options->command_bit = command ? command->bit : 0;
+	for (size_t i = 0; i < line->settings.len; i++)
+		if (line->settings.at[i].by_letter)
+			line->settings.at[i].option = find_letter(line->settings.at[i].option->letter, options->command_bit);
 	return 0;
 }
 
@@ -231,7 +239,8 @@ static int apply_configs(struct options *options, struct err *err)
 
 static int check_operands(const struct options *options, struct err *err)
 {
-	bool has_some = options->command_bit & FOR_SHOW || (options->command_bit & FOR_RESTORE && options->exec_cmd);
+	const unsigned int taking = FOR_SHOW | FOR_VERIFY | FOR_PACK | FOR_UNPACK | FOR_MIGRATE;
+	bool has_some = options->command_bit & taking || (options->command_bit & FOR_RESTORE && options->exec_cmd);
 
 	if (options->operands.len == 0 || has_some)
 		return 0;
@@ -245,7 +254,7 @@ static int parse(struct command_line *line, struct err *err)
 	int r = read_words(line, err);
 
 	if (r == 0)
-		r = find_command(options, err);
+		r = find_command(line, err);
 	if (r == 0)
 		r = apply_line(line, true, err);
 	if (r == 0 && !options->help && !options->version)
@@ -263,7 +272,9 @@ static int parse(struct command_line *line, struct err *err)
 
 int options_parse(int argc, char **argv, struct options *ret_options, struct err *err)
 {
-	struct options options = { .verbosity = LOG_WARN, .timeout_s = TIMEOUT_S };
+	struct options options = { .verbosity = LOG_WARN, .timeout_s = TIMEOUT_S, .peer_timeout_s = PEER_TIMEOUT_S,
+				   .max_downtime_ms = 100, .max_rounds = 30, .once = 1,
+				   .ps_socket = -1, .status_fd = -1 };
 	struct command_line line = { .argv = argv + (argc > 0), .options = &options };
 	int r = parse(&line, err);
 

@@ -20,12 +20,16 @@ static bool takes_text(void)
 
 static void draw(struct progress_line *line, uint64_t done, uint64_t total, uint64_t spent_us)
 {
-	char of_text[32], done_text[32];
-	double gb_per_s = (double)done * PAGE_BYTES / 1e3 / (double)spent_us;
+	char of_text[32], done_text[32], of[64] = "", share[8] = "", left[32] = "";
+	double per_us = (double)done / (double)spent_us;
 
-	dprintf(STDERR_FILENO, "\r%s %3u%%  %s of %s pages  %.1f GB/s\033[K", line->verb,
-		total ? (unsigned int)((double)done / (double)total * 100) : 0, count_text(done, done_text),
-		count_text(total, of_text), gb_per_s);
+	if (total > done) {             /* else nobody knows how many there will be */
+		snprintf(share, sizeof(share), " %3u%%", (unsigned int)((double)done / (double)total * 100));
+		snprintf(of, sizeof(of), " of %s", count_text(total, of_text));
+		snprintf(left, sizeof(left), "  %.0f s left", done ? (double)(total - done) / per_us / 1e6 : 0);
+	}
+	dprintf(STDERR_FILENO, "\r%s%s  %s%s pages  %.1f GB/s%s\033[K", line->verb, share, count_text(done, done_text), of,
+		per_us * PAGE_BYTES / 1e3, left);
 	line->shown = true;
 }
 

@@ -2,7 +2,7 @@
 /*
  * progress_line.h - how far the memory is, on a terminal, in work of over a second.
  *
- *	dumping  41%  1,048,576 of 2,560,000 pages  2.1 GB/s
+ *	dumping  41%  1,048,576 of 2,560,000 pages  2.1 GB/s  3 s left
  *
  * One line of stderr, drawn again and again, gone at the end.  A terminal that
  * takes no text (Ctrl-S) is never waited for: tasks are standing still.

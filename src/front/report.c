@@ -16,7 +16,7 @@ int work_dir_check(const struct options *options, struct err *err)
 	bool same = strcmp(options->work_dir, options->images_dir) == 0;
 	struct stat st;
 
-	if (same || !(options->command_bit & (FOR_DUMP | FOR_RESTORE)))
+	if (same || !(options->command_bit & (FOR_DUMP | FOR_PREDUMP | FOR_RESTORE | FOR_PAGE_SERVER)))
 		return 0;
 	if (stat(options->work_dir, &st) == 0 && !S_ISDIR(st.st_mode))
 		errno = ENOTDIR;
@@ -46,7 +46,7 @@ static int open_log(const struct options *options, int *ret_fd, struct err *err)
 	if (r < 0)
 		return r;
 	/* A dump may make its directory: the log in it comes first. */
-	if (options->command_bit == FOR_DUMP)
+	if (options->command_bit & (FOR_DUMP | FOR_PREDUMP | FOR_PAGE_SERVER))
 		(void)mkdir(options->images_dir, 0700);
 	*ret_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
 	return *ret_fd < 0 ? err_sys(err, "log file %s", path) : 0;

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -9,7 +8,9 @@
 
 #include "base/own.h"
 #include "base/vec.h"
+#include "front/chain.h"
 #include "front/describe.h"
+#include "front/pages.h"
 #include "front/summary.h"
 #include "front/words.h"
 #include "image/messages.h"
@@ -29,10 +30,8 @@ struct shown_task {
 
 struct shown_image { enum image_kind kind; uint64_t id, len_bytes; };
 
-struct pages { uint64_t here, parent, lazy; };
-
 struct summary {
-	const struct store *store;
+	struct store *store;
 	FILE *out;
 	VEC(struct shown_task) tasks;           /* in order of pid */
 	VEC(struct shown_image) images;         /* in order of kind and id */
@@ -46,13 +45,6 @@ static int by_pid(const void *a, const void *b)
 	const struct shown_task *x = a, *y = b;
 
 	return x->pid < y->pid ? -1 : x->pid > y->pid;
-}
-
-static int by_kind(const void *a, const void *b)
-{
-	const struct shown_image *x = a, *y = b;
-
-	return x->kind != y->kind ? (x->kind < y->kind ? -1 : 1) : x->id < y->id ? -1 : x->id > y->id;
 }
 
 static int by_file_id(const void *a, const void *b)
@@ -83,24 +75,19 @@ static const FileEntry *find_file(const struct summary *s, uint32_t id)
 
 static int load_images(struct summary *s, struct err *err)
 {
-	own_fd fd = openat(store_dirfd(s->store), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	own_dir *dir = fd < 0 ? NULL : fdopendir(fd);
-	struct shown_image image;
-	const struct dirent *entry;
-	struct stat st;
+	struct store_names names = { 0 };
+	int r = store_list(s->store, &names, err);
 
-	if (!dir)
-		return err_sys(err, "list the images");
-	TAKE_FD(fd);
-	while ((entry = readdir(dir)))
-		if (image_parse_name(entry->d_name, &image.kind, &image.id) &&
-		    fstatat(dirfd(dir), entry->d_name, &st, 0) == 0) {
-			image.len_bytes = (uint64_t)st.st_size;
-			vec_push(&s->images, image);
-		}
-	if (s->images.len > 1)
-		qsort(s->images.at, s->images.len, sizeof(*s->images.at), by_kind);
-	return 0;
+	for (size_t i = 0; i < names.len; i++) {
+		char name[IMAGE_NAME_MAX];
+		struct stat st;
+
+		image_file_name(names.at[i].kind, names.at[i].id, name);
+		if (fstatat(store_dirfd(s->store), name, &st, 0) == 0)
+			vec_push(&s->images, ((struct shown_image){ names.at[i].kind, names.at[i].id, (uint64_t)st.st_size }));
+	}
+	vec_free(&names);
+	return r;
 }
 
 static int load_core(struct summary *s, struct shown_task *task, struct err *err)
@@ -246,41 +233,6 @@ static void print_tasks(struct summary *s)
 
 /* ---- memory ---- */
 
-static void count_run(const PagemapEntry *run, struct pages *pages)
-{
-	uint64_t n = run->has_nr_pages ? run->nr_pages : run->compat_nr_pages;
-
-	if ((run->flags & 1) || run->in_parent)
-		pages->parent += n;
-	else if ((run->flags & 4) || !run->has_flags)
-		pages->here += n;
-	else if (run->flags & 2)
-		pages->lazy += n;
-}
-
-static int count_pages(const struct store *store, enum image_kind kind, uint64_t id, uint32_t *ret_pages_id,
-		       struct pages *pages, struct err *err)
-{
-	own_reader *reader = NULL;
-	own_message PagemapHead *head = NULL;
-	int r;
-
-	r = image_open(store, kind, id, &reader, err);
-	if (r > 0)
-		r = IMAGE_GET(reader, pagemap_head, &head, err);
-	if (r <= 0)
-		return r;
-	*ret_pages_id = head->pages_id;
-	while (r > 0) {
-		own_message PagemapEntry *run = NULL;
-
-		r = IMAGE_GET(reader, pagemap_entry, &run, err);
-		if (r > 0)
-			count_run(run, pages);
-	}
-	return r;
-}
-
 /* The pages file: its size; what was punched out of it; whether it has what the pagemap says. */
 static int print_pages_file(struct summary *s, uint32_t pages_id, const struct pages *pages, struct err *err)
 {
@@ -318,7 +270,7 @@ static int print_space(struct summary *s, const struct shown_image *image, struc
 	char text[16];
 	int r;
 
-	r = count_pages(s->store, image->kind, image->id, &pages_id, &pages, err);
+	r = pages_count(s->store, image->kind, image->id, &pages_id, &pages, err);
 	if (r >= 0 && image->kind == IMAGE_PAGEMAP)
 		r = IMAGE_READ_ONE(s->store, IMAGE_MM, image->id, mm_entry, &mm, err);
 	if (r < 0)
@@ -348,7 +300,7 @@ static int print_memory(struct summary *s, struct pages *total, struct err *err)
 
 	fputs("Memory\n", s->out);
 	for (size_t i = 0; i < s->images.len && r == 0; i++)
-		if (s->images.at[i].kind == IMAGE_PAGEMAP || s->images.at[i].kind == IMAGE_PAGEMAP_SHMEM)
+		if (image_is_pagemap(s->images.at[i].kind))
 			r = print_space(s, &s->images.at[i], total, err);
 	return r;
 }
@@ -401,68 +353,6 @@ static int print_files(struct summary *s, struct err *err)
 	return r;
 }
 
-/* ---- chain ---- */
-
-static int count_directory(const struct store *store, struct pages *pages, struct err *err)
-{
-	struct summary s = { .store = store };
-	uint32_t pages_id;
-	int r;
-
-	r = load_images(&s, err);
-	for (size_t i = 0; i < s.images.len && r >= 0; i++)
-		if (s.images.at[i].kind == IMAGE_PAGEMAP || s.images.at[i].kind == IMAGE_PAGEMAP_SHMEM)
-			r = count_pages(store, s.images.at[i].kind, s.images.at[i].id, &pages_id, pages, err);
-	vec_free(&s.images);
-	return r < 0 ? r : 0;
-}
-
-/* `parent` is NULL where the link leads nowhere */
-static int print_link(struct summary *s, const struct store *from, const struct store *parent, struct err *err)
-{
-	struct pages pages = { 0 };
-	char target[256], text[16];
-	ssize_t n = readlinkat(store_dirfd(from), "parent", target, sizeof(target));
-	int r = parent ? count_directory(parent, &pages, err) : 0;
-
-	if (r < 0)
-		return r;
-	fputs("  ", s->out);
-	describe_text(s->out, n > 0 ? target : "parent", n > 0 ? (size_t)n : strlen("parent"));
-	if (!parent)
-		fputs(" is MISSING\n", s->out);
-	else
-		fprintf(s->out, ": %" PRIu64 " pages here (%s), %" PRIu64 " in its parent\n", pages.here,
-			size_text(pages.here * PAGE_BYTES, text), pages.parent);
-	return 0;
-}
-
-/* No chain is that long: one that is goes in circles. */
-#define CHAIN_MAX 1000
-
-static int print_chain(struct summary *s, struct err *err)
-{
-	own_store *at = NULL;
-	const struct store *from = s->store;
-
-	for (int links = 0; ; links++) {
-		own_store *parent = NULL;
-		int r = store_open_parent(from, &parent, err);
-
-		if (r == 0 || (r < 0 && r != -ENOENT))
-			return r;
-		if (links == CHAIN_MAX)
-			return err_set(err, EBADMSG, "parent: the chain of directories does not end");
-		if (links == 0)
-			fputs("Chain\n", s->out);
-		r = print_link(s, from, parent, err);
-		if (r < 0 || !parent)
-			return r;
-		store_close(at);
-		from = at = TAKE_PTR(parent);
-	}
-}
-
 /* ---- all of it ---- */
 
 static void print_total(struct summary *s, const struct pages *pages)
@@ -491,14 +381,14 @@ static int print_all(struct summary *s, struct err *err)
 	r = print_memory(s, &total, err);
 	if (r == 0 && s->files.len > 0)
 		r = print_files(s, err);
-	r = r < 0 ? r : print_chain(s, err);
+	r = r < 0 ? r : chain_print(s->store, s->out, err);
 	if (r < 0)
 		return r;
 	print_total(s, &total);
 	return ferror(s->out) ? err_set(err, EIO, "can't print it all") : 0;
 }
 
-int summary_print(const struct store *store, FILE *out, struct err *err)
+int summary_print(struct store *store, FILE *out, struct err *err)
 {
 	struct summary s = { .store = store, .out = out };
 	int r = print_all(&s, err);

@@ -6,7 +6,7 @@
  *	Tasks     the tree: pid, name, state, threads
  *	Memory    an address space or shared object a line: mappings, and where its pages are
  *	Files     a table of descriptors each: number, kind, what it is
- *	Chain     the directories that pages come from
+ *	Chain     the directories that pages come from (chain.h)
  *	Total     pages and bytes
  *
  * It shows what is there: a part whose images are missing (a pre-dump has but
@@ -17,4 +17,4 @@
 
 #include "image/store.h"
 
-int summary_print(const struct store *store, FILE *out, struct err *err);
+int summary_print(struct store *store, FILE *out, struct err *err);

@@ -13,6 +13,8 @@
 #include "cpuinfo.pb-c.h"
 #include "fdinfo.pb-c.h"
 #include "ferry-checksums.pb-c.h"
+#include "ferry-link.pb-c.h"
+#include "ferry-pagesums.pb-c.h"
 #include "file-lock.pb-c.h"
 #include "fs.pb-c.h"
 #include "ghost-file.pb-c.h"
@@ -111,6 +113,11 @@ const struct image_type image_types[IMAGE_KIND_COUNT] = {
 	RAW(NETNF_EXP, "netns-exp-*.img"),
 
 	MANY(FERRY_CHECKSUMS, "ferry-checksums.img", 0x46525943, image_checksum_entry),
+	ONE(FERRY_LINK, "ferry-link.img", 0x4652594c, link_entry),
+	ONE(FERRY_REPLACED, "ferry-replaced.img", 0x46525952, replaced_entry, .apart = true),
+	ONE(FERRY_PAGESUMS, "ferry-pages-*.img", 0x46525953, page_sums_head, .apart = true),
+	MANY(FERRY_SENT, "ferry-sent-*.img", 0x46525954, pagemap_entry),
+	MANY(FERRY_SENT_SHMEM, "ferry-sent-shmem-*.img", 0x46525954, pagemap_entry),
 };
 
 void image_file_name(enum image_kind kind, uint64_t id, char buf[static IMAGE_NAME_MAX])
@@ -158,6 +165,12 @@ static uint64_t ghost_payload(const GhostFileEntry *ghost)
 	return ghost->has_chunks && ghost->chunks ? 0 : UINT64_MAX;
 }
 
+/* More than a file can have: refused by who reads it. */
+static uint64_t sums_payload(const PageSumsHead *sums)
+{
+	return sums->pages > INT64_MAX / sizeof(uint64_t) ? INT64_MAX : sums->pages * sizeof(uint64_t);
+}
+
 static uint64_t shm_payload(const IpcShmEntry *shm)
 {
 	return shm->has_in_pagemaps && shm->in_pagemaps ? 0 : round_up_8(shm->size);
@@ -186,6 +199,8 @@ uint64_t image_payload(const ProtobufCMessage *record)
 		return round_up_8(((const IpcMsg *)r)->msize);
 	if (d == &ipc_sem_entry__descriptor)
 		return round_up_8(2 * (uint64_t)((const IpcSemEntry *)r)->nsems);
+	if (d == &page_sums_head__descriptor)
+		return sums_payload(r);
 	return 0;
 }
 

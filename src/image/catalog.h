@@ -29,7 +29,9 @@ enum image_kind {
 	/* without header and records: whatever the tool that made them writes */
 	IMAGE_IFADDR, IMAGE_ROUTE, IMAGE_ROUTE6, IMAGE_RULE, IMAGE_TMPFS, IMAGE_TMPFS_DEV,
 	IMAGE_IPTABLES, IMAGE_IP6TABLES, IMAGE_NFTABLES, IMAGE_NETNF_CT, IMAGE_NETNF_EXP,
-	IMAGE_FERRY_CHECKSUMS,          /* ours: see checksums.h */
+	/* ours: see checksums.h, link.h, page/sums.h, and page/ends.h for what a page server was sent */
+	IMAGE_FERRY_CHECKSUMS, IMAGE_FERRY_LINK, IMAGE_FERRY_REPLACED, IMAGE_FERRY_PAGESUMS,
+	IMAGE_FERRY_SENT, IMAGE_FERRY_SENT_SHMEM,
 	IMAGE_KIND_COUNT
 };
 
@@ -56,6 +58,12 @@ struct image_type {
 };
 
 extern const struct image_type image_types[IMAGE_KIND_COUNT];
+
+/* Does such an image tell where the pages are of a task, or of shared memory? */
+static inline bool image_is_pagemap(enum image_kind kind)
+{
+	return kind == IMAGE_PAGEMAP || kind == IMAGE_PAGEMAP_SHMEM;
+}
 
 /* "core-12.img" for (IMAGE_CORE, 12); the id of kinds that are one a directory is not looked at */
 void image_file_name(enum image_kind kind, uint64_t id, char buf[static IMAGE_NAME_MAX]);

@@ -32,7 +32,8 @@ static bool listed(const image_sums *sorted, const char *name)
 
 /* Calls `found` for each image in the directory that is not in the (sorted) list but would have to be. */
 static int each_stranger(int dirfd, const image_sums *sorted,
-			 int (*found)(int dirfd, const char *name, struct err *err), struct err *err)
+			 int (*found)(int dirfd, const char *name, const struct checksums_report *report, struct err *err),
+			 const struct checksums_report *report, struct err *err)
 {
 	own_fd fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	own_dir *dir = fd < 0 ? NULL : fdopendir(fd);
@@ -47,20 +48,30 @@ static int each_stranger(int dirfd, const image_sums *sorted,
 	while (r == 0 && (entry = readdir(dir)))
 		if (image_parse_name(entry->d_name, &kind, &id) && !image_types[kind].apart &&
 		    kind != IMAGE_FERRY_CHECKSUMS && !listed(sorted, entry->d_name))
-			r = found(dirfd, entry->d_name, err);
+			r = found(dirfd, entry->d_name, report, err);
 	return r;
 }
 
-static int remove_leftover(int dirfd, const char *name, struct err *err)
+static int remove_leftover(int dirfd, const char *name, const struct checksums_report *report, struct err *err)
 {
+	(void)report;
 	log_info("%s: removed, an earlier dump left it", name);
 	return unlinkat(dirfd, name, 0) < 0 && errno != ENOENT ? err_sys(err, "%s: remove", name) : 0;
 }
 
-static int refuse_stranger(int dirfd, const char *name, struct err *err)
+/* Broken, not the check itself: with a report it goes on. */
+static int tell(const struct checksums_report *report, int r, const struct err *err)
+{
+	if (r == 0 || !report)
+		return r;
+	report->broken(report->arg, err);
+	return 0;
+}
+
+static int refuse_stranger(int dirfd, const char *name, const struct checksums_report *report, struct err *err)
 {
 	(void)dirfd;
-	return err_set(err, EBADMSG, "%s: is not from this dump (it has no checksum)", name);
+	return tell(report, err_set(err, EBADMSG, "%s: is not from this dump (it has no checksum)", name), err);
 }
 
 static int put_sum(struct image_writer *w, const struct image_sum *sum, const struct image_hash *hash, struct err *err)
@@ -86,7 +97,7 @@ int checksums_write(struct store *store, struct err *err)
 	int r;
 
 	sort(&store->sums);
-	r = each_stranger(store->dirfd, &store->sums, remove_leftover, err);
+	r = each_stranger(store->dirfd, &store->sums, remove_leftover, NULL, err);
 	if (r == 0)
 		r = image_create(store, IMAGE_FERRY_CHECKSUMS, 0, &w, err);
 	for (size_t i = 0; r == 0 && i < store->sums.len; i++)
@@ -213,23 +224,25 @@ static int read_list(const struct store *store, XXH3_state_t *state, image_sums 
 	}
 }
 
-static int verify(const struct store *store, XXH3_state_t *state, image_sums *sums, struct err *err)
+static int verify(const struct store *store, const struct checksums_report *report, XXH3_state_t *state, image_sums *sums,
+		  struct err *err)
 {
 	int r = read_list(store, state, sums, err);
 
 	if (r <= 0)
-		return r;
+		return r == 0 ? 0 : tell(report, r, err) < 0 ? r : 1;
 	sort(sums);
 	for (size_t i = 0; i < sums->len; i++) {
-		r = verify_one(store->dirfd, &sums->at[i], state, err);
+		r = tell(report, verify_one(store->dirfd, &sums->at[i], state, err), err);
 		if (r < 0)
 			return r;
 	}
-	r = each_stranger(store->dirfd, sums, refuse_stranger, err);
+	r = each_stranger(store->dirfd, sums, refuse_stranger, report, err);
 	return r < 0 ? r : 1;
 }
 
-int checksums_verify(const struct store *store, struct err *err)
+int checksums_verify(const struct store *store, const struct checksums_report *report, unsigned int *ret_images,
+		     struct err *err)
 {
 	image_sums sums = { 0 };
 	XXH3_state_t *state = XXH3_createState();
@@ -237,7 +250,8 @@ int checksums_verify(const struct store *store, struct err *err)
 
 	if (!state)
 		mem_out();
-	r = verify(store, state, &sums, err);
+	r = verify(store, report, state, &sums, err);
+	*ret_images = (unsigned int)sums.len;
 	XXH3_freeState(state);
 	vec_free(&sums);
 	return r;

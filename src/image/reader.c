@@ -309,6 +309,13 @@ const char *image_name_of(const struct image_reader *r)
 	return r->name;
 }
 
+int image_detach(struct image_reader **slot)
+{
+	own_reader *r = TAKE_PTR(*slot);
+
+	return TAKE_FD(r->fd);
+}
+
 void image_close(struct image_reader *r)
 {
 	if (!r)

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <fcntl.h>
@@ -10,6 +11,24 @@
 #include "base/own.h"
 #include "image/checksums.h"
 #include "image/store_impl.h"
+#include "kernel/sys.h"
+
+struct store *store_create_in(int dirfd)
+{
+	struct store *store = mem_new(sizeof(*store));
+
+	store->dirfd = dirfd;
+	return store;
+}
+
+int store_create_in_memory(struct store **ret, struct err *err)
+{
+	int fd, r = sys_memory_dir(&fd, err);
+
+	if (r == 0)
+		*ret = store_create_in(fd);
+	return r;
+}
 
 static int open_dir(int at, const char *path, struct store **ret, struct err *err)
 {
@@ -17,21 +36,21 @@ static int open_dir(int at, const char *path, struct store **ret, struct err *er
 
 	if (fd < 0)
 		return err_sys(err, "%s: open directory", path);
-	*ret = mem_new(sizeof(**ret));
-	(*ret)->dirfd = TAKE_FD(fd);
+	*ret = store_create_in(TAKE_FD(fd));
 	return 0;
 }
 
-static int open_checked(int at, const char *path, struct store **ret, struct err *err)
+static int open_read(int at, const char *path, bool unchecked, struct store **ret, struct err *err)
 {
 	own_store *store = NULL;
 	int r;
 
 	r = open_dir(at, path, &store, err);
-	if (r == 0)
-		r = checksums_verify(store, err);
+	if (r == 0 && !unchecked)
+		r = checksums_verify(store, NULL, &(unsigned int){ 0 }, err);
 	if (r < 0)
 		return r;
+	store->unchecked = unchecked;
 	*ret = TAKE_PTR(store);
 	return 0;
 }
@@ -43,9 +62,34 @@ int store_create_dir(const char *path, struct store **ret, struct err *err)
 	return open_dir(AT_FDCWD, path, ret, err);
 }
 
+void store_set_pages_follow(struct store *store)
+{
+	store->pages_follow = true;
+}
+
+bool store_pages_follow(const struct store *store)
+{
+	return store->pages_follow;
+}
+
 int store_open_dir(const char *path, struct store **ret, struct err *err)
 {
-	return open_checked(AT_FDCWD, path, ret, err);
+	return open_read(AT_FDCWD, path, false, ret, err);
+}
+
+int store_open_unchecked(const char *path, struct store **ret, struct err *err)
+{
+	return open_read(AT_FDCWD, path, true, ret, err);
+}
+
+bool store_is_checked(const struct store *store)
+{
+	return !store->unchecked;
+}
+
+int store_open_beside(const struct store *store, const char *path, struct store **ret, struct err *err)
+{
+	return open_read(store->dirfd, path, store->unchecked, ret, err);
 }
 
 int store_open_parent(const struct store *store, struct store **ret, struct err *err)
@@ -55,7 +99,7 @@ int store_open_parent(const struct store *store, struct store **ret, struct err 
 
 	if (fstatat(store->dirfd, "parent", &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT ? 0 : err_sys(err, "parent: stat");
-	r = open_checked(store->dirfd, "parent", ret, err);
+	r = open_read(store->dirfd, "parent", store->unchecked, ret, err);
 	return r < 0 ? r : 1;
 }
 
@@ -73,6 +117,33 @@ int store_dirfd(const struct store *store)
 	return store->dirfd;
 }
 
+static int by_kind_and_id(const void *a, const void *b)
+{
+	const struct store_name *x = a, *y = b;
+
+	return x->kind != y->kind ? (x->kind < y->kind ? -1 : 1) : x->id < y->id ? -1 : x->id > y->id;
+}
+
+int store_list(const struct store *store, struct store_names *ret_names, struct err *err)
+{
+	own_fd fd = openat(store->dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	own_dir *dir = fd < 0 ? NULL : fdopendir(fd);
+	struct store_names names = { 0 };
+	const struct dirent *entry;
+	struct store_name n;
+
+	if (!dir)
+		return err_sys(err, "list the images");
+	TAKE_FD(fd);
+	while ((entry = readdir(dir)))
+		if (image_parse_name(entry->d_name, &n.kind, &n.id))
+			vec_push(&names, n);
+	if (names.len > 1)
+		qsort(names.at, names.len, sizeof(*names.at), by_kind_and_id);
+	*ret_names = names;
+	return 0;
+}
+
 void store_close(struct store *store)
 {
 	if (!store)
@@ -81,6 +152,14 @@ void store_close(struct store *store)
 	own_fd_drop(&store->dirfd);
 	vec_free(&store->sums);
 	free(store);
+}
+
+int store_verify(const struct store *store, void (*broken)(void *arg, const struct err *why), void *arg,
+		 unsigned int *ret_images, struct err *err)
+{
+	const struct checksums_report report = { broken, arg };
+
+	return checksums_verify(store, &report, ret_images, err);
 }
 
 int store_seal(struct store *store, struct err *err)

@@ -22,7 +22,9 @@ typedef VEC(struct image_sum) image_sums;
 
 struct store {
 	int dirfd;
+	bool unchecked;          /* so are its parents */
 	image_sums sums;         /* of the images finished so far */
+	bool pages_follow;
 	struct store *parent;    /* store_parent(): opened once, closed with this one */
 };
 

@@ -2,6 +2,7 @@
 /* writer.c - one image on its way out: gathered in memory, hashed and written in large pieces. */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -21,7 +22,7 @@ struct image_writer {
 
 int image_file_create(int dirfd, const char *name, struct err *err)
 {
-	const int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+	const int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
 	int fd = openat(dirfd, name, flags, 0600);
 
 	if (fd < 0 && errno == EEXIST) {
@@ -98,8 +99,8 @@ static int put_header(struct image_writer *w, const struct image_type *t, struct
 	return r < 0 ? r : put_u32(w, t->magic, err);
 }
 
-static int create(int dirfd, struct store *store, enum image_kind kind, uint64_t id, struct image_writer **ret,
-		  struct err *err)
+static int create_named(int dirfd, struct store *store, enum image_kind kind, const char *name, struct image_writer **ret,
+			struct err *err)
 {
 	own_writer *w = mem_new(sizeof(*w));
 	int r;
@@ -109,7 +110,7 @@ static int create(int dirfd, struct store *store, enum image_kind kind, uint64_t
 	if (!w->hash)
 		mem_out();
 	XXH3_128bits_reset(w->hash);
-	image_file_name(kind, id, w->name);
+	snprintf(w->name, sizeof(w->name), "%s", name);
 	w->fd = image_file_create(dirfd, w->name, err);
 	if (w->fd < 0)
 		return w->fd;
@@ -118,6 +119,15 @@ static int create(int dirfd, struct store *store, enum image_kind kind, uint64_t
 		return r;
 	*ret = TAKE_PTR(w);
 	return 0;
+}
+
+static int create(int dirfd, struct store *store, enum image_kind kind, uint64_t id, struct image_writer **ret,
+		  struct err *err)
+{
+	char name[IMAGE_NAME_MAX];
+
+	image_file_name(kind, id, name);
+	return create_named(dirfd, store, kind, name, ret, err);
 }
 
 int image_create(struct store *store, enum image_kind kind, uint64_t id, struct image_writer **ret, struct err *err)
@@ -200,6 +210,43 @@ void image_drop(struct image_writer *w)
 	XXH3_freeState(w->hash);
 	free(w->buf);
 	free(w);
+}
+
+/* Under another name first.  A file system may tell of a full disk as late as the fsync. */
+static int write_new(int dirfd, struct store *store, enum image_kind kind, const ProtobufCMessage *message, bool durably, struct err *err)
+{
+	const char *name = image_types[kind].file;
+	char new_name[IMAGE_NAME_MAX];
+	own_writer *w = NULL;
+	int r;
+
+	snprintf(new_name, sizeof(new_name), "%s.new", name);
+	r = create_named(dirfd, store, kind, new_name, &w, err);
+	if (r == 0)
+		r = image_put(w, message, err);
+	if (r == 0)
+		r = flush(w, err);
+	if (r == 0 && durably && fsync(w->fd) < 0)
+		r = err_sys(err, "%s: write", new_name);
+	if (r == 0) {
+		snprintf(w->name, sizeof(w->name), "%s", name);         /* for the checksums */
+		r = image_finish(&w, err);
+	}
+	if (r == 0 && (renameat(dirfd, new_name, dirfd, name) < 0 || (durably && fsync(dirfd) < 0)))
+		r = err_sys(err, "%s: replace", name);
+	if (r < 0)
+		unlinkat(dirfd, new_name, 0);
+	return r;
+}
+
+int image_replace_one(int dirfd, enum image_kind kind, const ProtobufCMessage *message, struct err *err)
+{
+	return write_new(dirfd, NULL, kind, message, true, err);
+}
+
+int image_write_whole(struct store *store, enum image_kind kind, const ProtobufCMessage *message, struct err *err)
+{
+	return write_new(store->dirfd, store, kind, message, false, err);
 }
 
 int image_write_one(struct store *store, enum image_kind kind, uint64_t id, const ProtobufCMessage *message,

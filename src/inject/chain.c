@@ -49,28 +49,71 @@ static void store(struct words *w, const struct chain_gadgets *g, taddr to)
 	word(w, g->store_rdi ? g->store_rdi : g->store_rdx);
 }
 
+static void stop(struct words *w, const struct chain_gadgets *g, int64_t tid, int signal)
+{
+	call(w, g, SYS_tkill, (uint64_t)tid, (uint64_t)signal);
+}
+
+/* Up to the frame's first word: the stack pointer is then where sigreturn wants it. */
+static taddr finish(struct words *w, const struct chain_gadgets *g, taddr frame)
+{
+	word(w, g->pop_rax), word(w, SYS_rt_sigreturn);
+	word(w, g->syscall);
+	return frame + 8 - w->n * 8;
+}
+
+static void copy(const struct words *w, taddr start, taddr out, uint8_t *buf)
+{
+	memcpy(buf + (start - out), w->at, w->n * 8);
+}
+
+static void clear(taddr out, taddr frame, size_t slots, uint8_t *buf)
+{
+	const uint64_t unanswered = CHAIN_UNANSWERED;
+
+	memset(buf, 0, frame + 8 - out);
+	for (size_t k = 0; k < slots; k++)
+		memcpy(buf + k * CHAIN_SLOT_BYTES, &unanswered, sizeof(unanswered));
+}
+
 taddr chain_lay(const struct chain_gadgets *g, const struct standing_question *q, size_t n, int64_t tid, int signal,
 		taddr out, taddr frame, uint8_t *buf)
 {
 	struct words w = { 0 };
-	const uint64_t unanswered = CHAIN_UNANSWERED;
-	size_t total = frame + 8 - out, used;
+	taddr start;
 
-	memset(buf, 0, total);
+	clear(out, frame, n, buf);
 	for (size_t k = 0; k < n; k++) {
 		taddr slot = out + k * CHAIN_SLOT_BYTES;
-		uint64_t arg[2] = { q[k].arg[0], q[k].arg[1] };
 
-		if (q[k].out_arg == 1)
-			arg[1] = slot + 8;
-		memcpy(buf + k * CHAIN_SLOT_BYTES, &unanswered, sizeof(unanswered));
-		call(&w, g, q[k].nr, arg[0], arg[1]);
+		call(&w, g, q[k].nr, q[k].arg[0], q[k].out_arg == 1 ? slot + 8 : q[k].arg[1]);
 		store(&w, g, slot);
 	}
-	call(&w, g, SYS_tkill, (uint64_t)tid, (uint64_t)signal);
-	word(&w, g->pop_rax), word(&w, SYS_rt_sigreturn);
-	word(&w, g->syscall);           /* the frame's first word: the stack pointer is then where sigreturn wants it */
-	used = w.n * 8;
-	memcpy(buf + total - used, w.at, used);
-	return frame + 8 - used;
+	stop(&w, g, tid, signal);
+	start = finish(&w, g, frame);
+	copy(&w, start, out, buf);
+	return start;
+}
+
+taddr chain_lay_fd(const struct chain_gadgets *g, uint64_t nr, uint64_t arg, int64_t tid, int signal, taddr out, taddr frame,
+		   uint8_t *buf)
+{
+	struct words w = { 0 };
+	size_t where, to_fd;
+	taddr start;
+
+	clear(out, frame, 2, buf);
+	call(&w, g, nr, arg, 0);
+	where = w.n + 1;
+	store(&w, g, 0);
+	store(&w, g, out);
+	stop(&w, g, tid, signal);
+	to_fd = w.n + 3;                /* what is popped into rdi for close */
+	call(&w, g, SYS_close, 0, 0);
+	store(&w, g, out + CHAIN_SLOT_BYTES);
+	stop(&w, g, tid, signal);
+	start = finish(&w, g, frame);
+	w.at[where] = start + to_fd * 8;
+	copy(&w, start, out, buf);
+	return start;
 }

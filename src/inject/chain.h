@@ -11,6 +11,10 @@
  * the signal is ignored by default, and the thread heals itself.  No code is
  * written, no memory is mapped.
  *
+ * A descriptor that the tracer is to take needs a second stop: behind the first
+ * one the chain closes it, by a number that it has itself put in its place.
+ * So it is closed whether the tracer lives or not.
+ *
  *	out       a slot a question: the result, then what the call wrote
  *	chain     ends at the frame's first word, which is the address of the last system call: rt_sigreturn
  */
@@ -46,3 +50,7 @@ struct standing_question;
  */
 taddr chain_lay(const struct chain_gadgets *g, const struct standing_question *q, size_t n, int64_t tid, int signal,
 		taddr out, taddr frame, uint8_t *buf);
+
+/* The same for a descriptor: the call that makes it, a stop, its close, a stop.  Slots: the descriptor, what close said. */
+taddr chain_lay_fd(const struct chain_gadgets *g, uint64_t nr, uint64_t arg, int64_t tid, int signal, taddr out, taddr frame,
+		   uint8_t *buf);

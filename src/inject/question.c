@@ -70,20 +70,33 @@ static bool interrupted_by_stop(const struct user_regs_struct *r)
 	return false;
 }
 
-/* restart_syscall hides which call it stands for: glibc's wrappers say it right before the syscall instruction. */
-static bool decode_restarted(pid_t tid, taddr insn, unsigned long long *ret_nr)
+/*
+ * restart_syscall hides which call it stands for.  As long as the kernel has only made ready for it, the call is still
+ * in orig_rax; later some libraries' wrappers say it right before the syscall instruction.
+ */
+static bool decode_restarted(const struct subject *s, taddr insn, unsigned long long *ret_nr)
 {
 	uint8_t code[7];
 	struct iovec here = { code, sizeof(code) }, there = { (void *)(uintptr_t)(insn - 5), sizeof(code) };
 	uint32_t nr;
 
-	if (process_vm_readv(tid, &here, 1, &there, 1, 0) != sizeof(code))
-		return false;
-	if (code[0] != 0xb8 || code[5] != 0x0f || code[6] != 0x05)
+	if ((int64_t)s->seen.orig_rax >= 0 && s->seen.orig_rax != SYS_restart_syscall) {
+		*ret_nr = s->seen.orig_rax;
+		return true;
+	}
+	if (process_vm_readv(s->tid, &here, 1, &there, 1, 0) != sizeof(code) || code[0] != 0xb8)
 		return false;
 	memcpy(&nr, code + 1, sizeof(nr));
 	*ret_nr = nr;
 	return true;
+}
+
+static bool is_call(pid_t tid, taddr insn)
+{
+	uint8_t code[2];
+	struct iovec here = { code, sizeof(code) }, there = { (void *)(uintptr_t)insn, sizeof(code) };
+
+	return process_vm_readv(tid, &here, 1, &there, 1, 0) == sizeof(code) && code[0] == 0x0f && code[1] == 0x05;
 }
 
 /*
@@ -106,8 +119,11 @@ static void work_out_restart(struct subject *s)
 		image->rax = s->seen.orig_rax;
 		s->interrupted = block ? ERESTARTNOHAND : (uint32_t)-back->rax;
 	}
-	if (image->rax == SYS_restart_syscall && (block || (int64_t)s->seen.orig_rax < 0) &&
-	    !decode_restarted(s->tid, image->rip, &image->rax) && block) {
+	if (image->rax == SYS_restart_syscall && is_call(s->tid, image->rip)) {
+		s->interrupted = ERESTARTNOHAND;
+		s->call_unknown = !decode_restarted(s, image->rip, &image->rax);
+	}
+	if (s->call_unknown && block) {
 		image->rip = s->seen.rip;
 		image->rax = (uint64_t)-EINTR;
 		s->interrupted = 0;
@@ -186,11 +202,58 @@ int subject_see(pid_t tid, struct subject *ret_subject, struct err *err)
 	return 0;
 }
 
-static const struct proc_map *map_of(const struct proc_maps *maps, taddr at)
+void subject_in_call(struct subject *s, uint64_t nr)
+{
+	if (!s->call_unknown)
+		return;
+	s->call_unknown = false;
+	if ((int64_t)s->seen.rax == -ERESTART_RESTARTBLOCK) {
+		s->restart.rip = s->seen.rip - 2;
+		s->interrupted = ERESTARTNOHAND;
+	}
+	s->restart.rax = nr;
+}
+
+/* A stack: in one mapping, or in several that lie side by side. */
+struct stack { taddr start, end; bool grows; };
+
+/* Advice, or a tracker that came while it grew, cuts it into pieces, of which only the topmost has the name. */
+static bool is_piece_below(const struct proc_map *m, const struct proc_map *upper)
+{
+	return m->end == upper->start && m->prot == upper->prot && m->ino == 0 && !m->shared &&
+	       (m->vm_flags == 0 || m->vm_flags & VMF_GD);      /* 0: nobody has read them */
+}
+
+static bool is_main_stack(const struct proc_map *m, const struct proc_maps *maps)
+{
+	const struct proc_map *last = maps->at + maps->len - 1;
+
+	for (; strcmp(m->name, "[stack]") != 0; m++)
+		if (m == last || !is_piece_below(m, m + 1))
+			return false;
+	return true;
+}
+
+static struct stack main_stack(const struct proc_map *m, const struct proc_maps *maps)
+{
+	const struct proc_map *low = m, *high = m;
+
+	while (low > maps->at && is_piece_below(low - 1, low))
+		low--;
+	while (strcmp(high->name, "[stack]") != 0)
+		high++;
+	return (struct stack){ low->start, high->end, .grows = true };
+}
+
+/*
+ * Where a stack pointer stands.  One far below what the main stack has grown to stands there too: nothing has been
+ * written there yet.
+ */
+static const struct proc_map *stood_on(const struct proc_maps *maps, taddr rsp)
 {
 	for (size_t i = 0; i < maps->len; i++)
-		if (at >= maps->at[i].start && at < maps->at[i].end)
-			return &maps->at[i];
+		if (rsp - 1 < maps->at[i].end)
+			return rsp - 1 >= maps->at[i].start || is_main_stack(&maps->at[i], maps) ? &maps->at[i] : NULL;
 	return NULL;
 }
 
@@ -198,15 +261,19 @@ static const struct proc_map *map_of(const struct proc_maps *maps, taddr at)
  * The stack that a thread stands on, if what lies below its stack pointer is dead: the main stack, or one with a guard
  * right below, as pthread's are.  Not so of stacks cut out of a heap (Go's, coroutines'): anything may lie below them.
  */
-static const struct proc_map *own_stack(const struct subject *s, const struct proc_maps *maps)
+static bool own_stack(const struct subject *s, const struct proc_maps *maps, struct stack *ret_stack)
 {
-	const struct proc_map *m = map_of(maps, s->seen.rsp - 1), *below = m && m > maps->at ? m - 1 : NULL;
+	const struct proc_map *m = stood_on(maps, s->seen.rsp), *below = m && m > maps->at ? m - 1 : NULL;
 
 	if (!m || !(m->prot & PROT_WRITE))
-		return NULL;
-	if (strcmp(m->name, "[stack]") == 0 || (below && below->end == m->start && below->prot == PROT_NONE))
-		return m;
-	return NULL;
+		return false;
+	if (is_main_stack(m, maps))
+		*ret_stack = main_stack(m, maps);
+	else if (below && below->end == m->start && below->prot == PROT_NONE)
+		*ret_stack = (struct stack){ m->start, m->end, .grows = false };
+	else
+		return false;
+	return true;
 }
 
 static size_t frame_bytes(const struct subject *s)
@@ -223,10 +290,10 @@ static bool is_taken(const struct subject *all, size_t count, taddr from, taddr 
 }
 
 /* At the far end of a stack: should ferry die, whoever stands on it goes on too, and must not get there first. */
-static bool far_end(const struct proc_map *m, taddr rsp, size_t need, const struct subject *all, size_t count,
+static bool far_end(const struct stack *stack, taddr rsp, size_t need, const struct subject *all, size_t count,
 		    taddr *ret_top)
 {
-	for (taddr top = m->start + need; top + FAR_AWAY <= rsp; top += need)
+	for (taddr top = stack->start + need; top + FAR_AWAY <= rsp; top += need)
 		if (!is_taken(all, count, top - need, top)) {
 			*ret_top = top;
 			return true;
@@ -235,49 +302,57 @@ static bool far_end(const struct proc_map *m, taddr rsp, size_t need, const stru
 }
 
 /* A main stack that nobody stands on (the main thread is on one of its own making) was hardly used. */
-static const struct proc_map *idle_stack(const struct proc_maps *maps, const struct subject *all, size_t count)
+static bool idle_stack(const struct proc_maps *maps, const struct subject *all, size_t count, struct stack *ret_stack)
 {
+	for (size_t k = 0; k < count; k++) {
+		const struct proc_map *m = stood_on(maps, all[k].seen.rsp);
+
+		if (m && is_main_stack(m, maps))
+			return false;
+	}
 	for (size_t i = 0; i < maps->len; i++)
 		if (strcmp(maps->at[i].name, "[stack]") == 0) {
-			for (size_t k = 0; k < count; k++)
-				if (map_of(maps, all[k].seen.rsp - 1) == &maps->at[i])
-					return NULL;
-			return &maps->at[i];
+			*ret_stack = main_stack(&maps->at[i], maps);
+			return true;
 		}
-	return NULL;
+	return false;
 }
 
 /*
- * A main stack that is deep in use ends right below the stack pointer: a write there lets it grow, as the thread's own
- * would.  The mapping in `maps`, and so in an image, stays as it was.
+ * A main stack that is deep in use ends right below the stack pointer, or above it: a write there lets it grow, as the
+ * thread's own would.  The mapping in `maps`, and so in an image, stays as it was.
  */
-static bool grow_stack(const struct subject *s, const struct proc_maps *maps, const struct proc_map *m, taddr down_to)
+static bool grow_stack(const struct subject *s, const struct proc_maps *maps, const struct stack *stack, taddr down_to)
 {
-	const struct proc_map *below = m > maps->at ? m - 1 : NULL;
-
-	if (strcmp(m->name, "[stack]") != 0 || down_to >= m->start || (below && below->end > down_to))
+	if (!stack->grows || down_to >= stack->start)
 		return false;
+	for (size_t i = 0; i < maps->len && maps->at[i].end <= stack->start; i++)
+		if (maps->at[i].end > down_to)
+			return false;
 	return ptrace(PTRACE_POKEDATA, s->tid, down_to & ~7ull, NULL) == 0;
+}
+
+static bool has_room(const struct subject *s, const struct proc_maps *maps, const struct stack *stack, size_t need)
+{
+	const taddr down_to = s->seen.rsp - RED_ZONE - need - ROOM_BELOW;
+
+	return stack->start <= down_to || grow_stack(s, maps, stack, down_to);
 }
 
 static int find_room(const struct subject *s, const struct proc_maps *maps, const struct subject *all, size_t count,
 		     taddr *ret_top, struct err *err)
 {
-	const struct proc_map *m = own_stack(s, maps);
-	size_t need = frame_bytes(s);
+	const size_t need = frame_bytes(s);
+	struct stack stack;
 
-	if (m && (s->seen.rsp - m->start >= RED_ZONE + need + ROOM_BELOW ||
-		  grow_stack(s, maps, m, s->seen.rsp - RED_ZONE - need - ROOM_BELOW))) {
+	if (own_stack(s, maps, &stack) && has_room(s, maps, &stack, need)) {
 		*ret_top = s->seen.rsp - RED_ZONE;
 		return 0;
 	}
-	for (size_t i = 0; i < count; i++) {
-		m = own_stack(&all[i], maps);
-		if (m && far_end(m, all[i].seen.rsp, need, all, count, ret_top))
+	for (size_t i = 0; i < count; i++)
+		if (own_stack(&all[i], maps, &stack) && far_end(&stack, all[i].seen.rsp, need, all, count, ret_top))
 			return 0;
-	}
-	m = idle_stack(maps, all, count);
-	if (m && far_end(m, m->end, need, all, count, ret_top))
+	if (idle_stack(maps, all, count, &stack) && far_end(&stack, stack.end, need, all, count, ret_top))
 		return 0;
 	return err_set(err, ENOSPC, "thread %d has no room on its stack to be asked", s->tid);
 }
@@ -464,24 +539,31 @@ static void make_room(struct subject *s, size_t n)
 	s->kept = kept;
 }
 
-static int start_chain(struct subject *s, const struct standing_question *q, size_t n, struct err *err)
+static int return_into(struct subject *s, taddr chain, const uint8_t *buf, struct err *err)
 {
-	uint8_t buf[QUESTION_OUT_BYTES + CHAIN_BYTES + 64];
 	struct user_regs_struct regs = s->heal;
-	int r;
+	int r = sys_write_memory(s->tid, s->out, buf, s->frame + 8 - s->out, err);
 
-	regs.rsp = chain_lay(&s->gadgets.chain, q, n, s->tid, s->gadgets.signal, s->out, s->frame, buf);
+	regs.rsp = chain;
 	regs.rip = s->gadgets.chain.pop_rax + 1;        /* its ret */
-	r = sys_write_memory(s->tid, s->out, buf, s->frame + 8 - s->out, err);
 	if (r == 0)
 		r = ptrace_set_regs(s->tid, &regs, err);
 	return r < 0 ? r : ptrace_go(PTRACE_CONT, s->tid, 0, err);
 }
 
-/* Stops other than the chain's own, at its end, are passed over; a SIGSTOP is remembered. */
-static int finish_chain(struct subject *s, const struct standing_question *q, size_t n, struct err *err)
+static int start_chain(struct subject *s, const struct standing_question *q, size_t n, struct err *err)
 {
-	uint8_t out[CHAIN_OUT_BYTES];
+	uint8_t buf[QUESTION_OUT_BYTES + CHAIN_BYTES + 64];
+
+	return return_into(s, chain_lay(&s->gadgets.chain, q, n, s->tid, s->gadgets.signal, s->out, s->frame, buf), buf, err);
+}
+
+/*
+ * Until the chain stops behind its n-th answer; `out` gets n slots.  Other stops are passed over; a SIGSTOP is
+ * remembered.
+ */
+static int wait_chain(struct subject *s, size_t n, uint8_t *out, struct err *err)
+{
 	struct ptrace_stop stop;
 	uint64_t last;
 	int r;
@@ -507,13 +589,21 @@ static int finish_chain(struct subject *s, const struct standing_question *q, si
 	}
 	s->after_chain = true;
 	s->at_call = false;
-	for (size_t k = 0; k < n; k++) {
+	return 0;
+}
+
+static int finish_chain(struct subject *s, const struct standing_question *q, size_t n, struct err *err)
+{
+	uint8_t out[CHAIN_OUT_BYTES];
+	int r = wait_chain(s, n, out, err);
+
+	for (size_t k = 0; r == 0 && k < n; k++) {
 		int64_t value;
 
 		memcpy(&value, out + k * CHAIN_SLOT_BYTES, sizeof(value));
 		keep(s, &q[k], value, out + k * CHAIN_SLOT_BYTES + 8);
 	}
-	return 0;
+	return r;
 }
 
 static int ask_by_chains(struct subject *const *subjects, size_t count, const struct standing_question *q, size_t n,
@@ -594,6 +684,65 @@ int question_read(const struct subject *s, size_t offset, void *buf, size_t len_
 	return 0;
 }
 
+/* ---- descriptors ---- */
+
+static int take_out(pid_t tid, int64_t fd, int *ret_fd, struct err *err)
+{
+	own_fd pidfd = -1;
+	int r;
+
+	if (fd < 0)
+		return err_set(err, (int)-fd, "make a descriptor in thread %d: %s", tid, strerror((int)-fd));
+	r = sys_pidfd_open(tid, 0, &pidfd, err);
+	return r < 0 ? r : sys_pidfd_getfd(pidfd, (int)fd, ret_fd, err);
+}
+
+static int take_by_chain(struct subject *s, uint64_t nr, uint64_t arg, int *ret_fd, struct err *err)
+{
+	uint8_t buf[QUESTION_OUT_BYTES + CHAIN_BYTES + 64], out[CHAIN_OUT_BYTES];
+	taddr chain = chain_lay_fd(&s->gadgets.chain, nr, arg, s->tid, s->gadgets.signal, s->out, s->frame, buf);
+	int64_t fd;
+	int r = return_into(s, chain, buf, err), ended;
+
+	if (r == 0)
+		r = wait_chain(s, 1, out, err);
+	if (r < 0)
+		return r;
+	memcpy(&fd, out, sizeof(fd));
+	r = take_out(s->tid, fd, ret_fd, err);
+	err = r < 0 ? &(struct err){ 0 } : err;
+	ended = ptrace_go(PTRACE_CONT, s->tid, 0, err);
+	if (ended == 0)
+		ended = wait_chain(s, 2, out, err);
+	return r < 0 ? r : ended;
+}
+
+static int take_by_calls(struct subject *s, uint64_t nr, uint64_t arg, int *ret_fd, struct err *err)
+{
+	struct question make = { .subject = s, .nr = nr, .arg = { arg } }, end = { .subject = s, .nr = SYS_close };
+	int r = question_ask(&make, 1, err), ended = 0;
+
+	if (r < 0)
+		return r;
+	r = take_out(s->tid, make.answer, ret_fd, err);
+	end.arg[0] = (uint64_t)make.answer;
+	if (make.answer >= 0)
+		ended = question_ask(&end, 1, r < 0 ? &(struct err){ 0 } : err);
+	return r < 0 ? r : ended;
+}
+
+int question_take_fd(struct subject *s, uint64_t nr, uint64_t arg, int *ret_fd, struct err *err)
+{
+	own_fd fd = -1;
+	int r = s->gadgets.signal ? take_by_chain(s, nr, arg, &fd, err) : take_by_calls(s, nr, arg, &fd, err);
+
+	if (r == 0)
+		*ret_fd = TAKE_FD(fd);
+	return r;
+}
+
+/* ---- the end ---- */
+
 /* From the end of a question to where the kernel looks after signals: only there it knows of interrupted calls. */
 static int leave_call(struct subject *s, struct err *err)
 {
@@ -615,7 +764,7 @@ int subject_close(struct subject *s, struct err *err)
 	if (!s->open)
 		return 0;
 	s->open = false;
-	r = s->at_call && s->interrupted ? leave_call(s, err) : 0;
+	r = s->at_call && interrupted(&s->back) ? leave_call(s, err) : 0;
 	if (r == 0)
 		r = ptrace_set_sigmask(s->tid, s->mask, err);
 	if (r == 0)

@@ -49,6 +49,7 @@ struct subject {
 	struct user_regs_struct seen;           /* as they stood */
 	struct user_regs_struct restart;        /* as they go into an image */
 	uint32_t interrupted;                   /* the kernel's code (512..514) of the call that `restart` makes again; 0: none */
+	bool call_unknown;                      /* it is in a call made again by restart_syscall, that hides which one */
 	uint64_t mask;
 	struct ptrace_rseq rseq;
 	size_t xsave_len;                       /* up to the last component in use */
@@ -70,6 +71,8 @@ struct subject {
 
 /* Reads registers, mask and rseq of a stopped thread and works out `restart`.  Changes nothing. */
 int subject_see(pid_t tid, struct subject *ret_subject, struct err *err);
+/* Which call that is, told by who saw it begin; before subject_open(). */
+void subject_in_call(struct subject *s, uint64_t nr);
 
 /*
  * Lays the frame: in dead stack below the thread's stack pointer, or, where
@@ -107,5 +110,11 @@ int question_ask_ahead(struct subject *const *subjects, size_t count, const stru
 
 /* One question to one subject, or what was asked ahead: known by nr and its first argument. */
 int question_ask_one(struct subject *s, uint64_t nr, const uint64_t arg[6], int64_t *ret_answer, struct err *err);
+/*
+ * The thread makes a descriptor by a call of one argument, ferry takes it, the thread closes it.  By a chain, where there is
+ * one, it is closed whatever happens to ferry; else a death between the two calls leaves it in the task.
+ * The subject is a leader.  -errno also where the call answers so.
+ */
+int question_take_fd(struct subject *s, uint64_t nr, uint64_t arg, int *ret_fd, struct err *err);
 /* Reads what the last question to this subject left at its `out` + offset. */
 int question_read(const struct subject *s, size_t offset, void *buf, size_t len_bytes, struct err *err);

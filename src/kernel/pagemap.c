@@ -23,6 +23,17 @@ int pagemap_open(pid_t pid, int *ret_fd, struct err *err)
 	return proc_open_file(pid, "pagemap", O_RDONLY, ret_fd, err);
 }
 
+static int scan(int fd, struct pm_scan_arg *arg)
+{
+	int n = ioctl(fd, IOCTL_PAGEMAP_SCAN, arg);
+
+	if (n >= 0 || errno != EINVAL || !(arg->category_mask & PM_GUARD))
+		return n;
+	arg->category_mask &= ~(uint64_t)PM_GUARD;      /* before 6.15: there is no telling */
+	arg->category_inverted &= ~(uint64_t)PM_GUARD;
+	return ioctl(fd, IOCTL_PAGEMAP_SCAN, arg);
+}
+
 int pagemap_scan(int fd, const struct pm_scan *what, uint64_t start, uint64_t end, struct pm_region *regions, size_t max,
 		 uint64_t *ret_walk_end, struct err *err)
 {
@@ -38,7 +49,7 @@ int pagemap_scan(int fd, const struct pm_scan *what, uint64_t start, uint64_t en
 		.category_anyof_mask = what->anyof,
 		.return_mask = what->ret_mask,
 	};
-	int n = ioctl(fd, IOCTL_PAGEMAP_SCAN, &arg);
+	int n = scan(fd, &arg);
 
 	if (n < 0)
 		return err_sys(err, "scan pages %#lx-%#lx", start, end);

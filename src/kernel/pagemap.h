@@ -11,6 +11,7 @@
  * struct page_region.
  */
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -26,7 +27,7 @@ enum pm_category {
 	PM_PFNZERO = 1 << 5,
 	PM_HUGE = 1 << 6,
 	PM_SOFT_DIRTY = 1 << 7,
-	PM_GUARD = 1 << 8,              /* 6.15 and later: reading it is a fault */
+	PM_GUARD = 1 << 8,              /* 6.15 and later (asked of older ones it is left out): reading it is a fault */
 };
 
 enum pm_flag {
@@ -56,6 +57,12 @@ int pagemap_scan(int fd, const struct pm_scan *what, uint64_t start, uint64_t en
 #define PM_ENTRY_EXCLUSIVE  (1ull << 56)        /* mapped once */
 #define PM_ENTRY_SOFT_DIRTY (1ull << 55)
 #define PM_ENTRY_PFN(entry) ((entry) & ((1ull << 55) - 1))      /* 0 without CAP_SYS_ADMIN; no PFN when swapped */
+
+/* The task's own page: anonymous, in memory or swapped out, and not a guard. */
+static inline bool pagemap_entry_is_own(uint64_t entry)
+{
+	return entry & (PM_ENTRY_PRESENT | PM_ENTRY_SWAPPED) && !(entry & (PM_ENTRY_FILE | PM_ENTRY_GUARD));
+}
 
 /* The entries of `pages` pages from `start` on; returns how many there were (fewer only past the end of user space). */
 int pagemap_read(int fd, uint64_t start, size_t pages, uint64_t *entries, struct err *err);

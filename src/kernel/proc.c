@@ -46,6 +46,8 @@ int proc_open_file(pid_t pid, const char *name, int flags, int *ret_fd, struct e
 
 	path_of(path, pid, name);
 	fd = open(path, flags | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT)
+		fd = open(path, flags | O_CLOEXEC);     /* a task that was ending had a directory but no file in it, once */
 	if (fd < 0)
 		return proc_failed(pid, name, err);
 	*ret_fd = fd;
@@ -96,8 +98,8 @@ int proc_read_all(pid_t pid, const char *name, struct proc_text *text, struct er
 	if (r < 0)
 		return r;
 	text->len = 0;
-	do {
-		text_room(text, 16384);
+	do {                            /* not more anew than needed: while ferry's own maps are read, its memory should stay */
+		text_room(text, text->len == 0 ? 16384 : 4096);
 		n = read(fd, text->at + text->len, text->cap - text->len - 1);
 		if (n < 0)
 			return proc_failed(pid, name, err);
@@ -239,7 +241,7 @@ int proc_children(pid_t pid, struct proc_ids *ret_pids, struct err *err)
 
 int proc_comm(pid_t pid, pid_t tid, char ret_comm[16], struct err *err)
 {
-	char name[64], buf[80];         /* kernel threads have longer names */
+	char name[64], buf[80] = "";    /* kernel threads have longer names */
 	int n;
 
 	snprintf(name, sizeof(name), tid ? "task/%d/comm" : "comm", tid);
@@ -282,6 +284,18 @@ int proc_oom_score_adj(pid_t pid, int *ret_score, struct err *err)
 		return not_understood(pid, "oom_score_adj", err);
 	*ret_score = (int)v;
 	return 0;
+}
+
+int proc_set_oom_score_adj(pid_t pid, int score, struct err *err)
+{
+	own_fd fd = -1;
+	char text[16];
+	int len = snprintf(text, sizeof(text), "%d", score);
+	int r = proc_open_file(pid, "oom_score_adj", O_WRONLY, &fd, err);
+
+	if (r < 0)
+		return r;
+	return write(fd, text, (size_t)len) == len ? 0 : proc_failed(pid, "oom_score_adj", err);
 }
 
 int proc_loginuid(pid_t pid, uint32_t *ret_uid, struct err *err)
@@ -332,4 +346,23 @@ int proc_ns_id(pid_t pid, const char *name, dev_t *ret_dev, ino_t *ret_ino, stru
 	*ret_dev = st.st_dev;
 	*ret_ino = st.st_ino;
 	return 0;
+}
+
+/* ---- of the machine ---- */
+
+uint64_t proc_number(const char *path, const char *before)
+{
+	own_free char *line = NULL;
+	size_t size = 0, len = strlen(before);
+	uint64_t value = 0;
+	FILE *f = fopen(path, "re");
+
+	while (f && getline(&line, &size, f) >= 0)
+		if (strncmp(line, before, len) == 0) {
+			value = strtoull(line + len, NULL, 10);
+			break;
+		}
+	if (f)
+		(void)fclose(f);
+	return value;
 }

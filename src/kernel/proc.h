@@ -59,6 +59,7 @@ int proc_pids(struct proc_ids *ret_pids, struct err *err);
 /* The raw name, up to 15 bytes of anything but NUL, and a NUL.  tid 0: of the process. */
 int proc_comm(pid_t pid, pid_t tid, char ret_comm[16], struct err *err);
 int proc_oom_score_adj(pid_t pid, int *ret_score, struct err *err);             /* -1000 to 1000 */
+int proc_set_oom_score_adj(pid_t pid, int score, struct err *err);              /* to lower it takes CAP_SYS_RESOURCE */
 int proc_loginuid(pid_t pid, uint32_t *ret_uid, struct err *err);               /* UINT32_MAX: never set */
 int proc_personality(pid_t pid, uint32_t *ret_persona, struct err *err);
 
@@ -67,3 +68,6 @@ int proc_auxv(pid_t pid, uint64_t *words, size_t max, struct err *err);
 
 /* The namespace that /proc/PID/ns/NAME names: equal pairs, same namespace. */
 int proc_ns_id(pid_t pid, const char *name, dev_t *ret_dev, ino_t *ret_ino, struct err *err);
+
+/* The number behind `before` at the begin of a line of a file that is not of a process: "/proc/meminfo", "MemFree:". 0: there is none. */
+uint64_t proc_number(const char *path, const char *before);

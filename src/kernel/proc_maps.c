@@ -123,6 +123,15 @@ struct proc_map *proc_maps_find(const struct proc_maps *maps, uint64_t taddr)
 	return low < maps->len && maps->at[low].start <= taddr ? &maps->at[low] : NULL;
 }
 
+/*
+ * Kernels tell flags from the lowest bit on. Older ones (6.1) have no code for "locked on fault": it is the "??" between
+ * "lo" and "ac", where no other flag without a code is.
+ */
+static bool is_old_lf(const struct scan *s, uint64_t flags)
+{
+	return (flags & VMF_LO) && !(flags & ~(VMF_AC - 1 + VMF_UM + VMF_UW)) && memcmp(s->at, "??", 2) == 0;
+}
+
 /* "VmFlags: rd ex mr mw me " without its key. */
 static bool scan_vm_flags(struct scan *s, uint64_t *ret_flags)
 {
@@ -139,6 +148,8 @@ static bool scan_vm_flags(struct scan *s, uint64_t *ret_flags)
 			return false;
 		while (bit < VMF_BIT_OTHER && memcmp(codes[bit], s->at, 2) != 0)
 			bit++;
+		if (bit == VMF_BIT_OTHER && is_old_lf(s, flags))
+			bit = VMF_BIT_LF;
 		flags |= 1ull << bit;
 		s->at += 2;
 	}

@@ -35,6 +35,12 @@ struct proc_stat {
 	int exit_code;                  /* as wait() gives it */
 };
 
+/* Of stat or status: it has ended, and is waited for at the most. */
+static inline bool proc_is_dead(char state)
+{
+	return state == 'Z' || state == 'X';
+}
+
 /* The addresses and exit_code are 0 where ptrace access is refused. */
 int proc_stat(pid_t pid, pid_t tid, struct proc_stat *ret_stat, struct err *err);
 int proc_stat_parse(const char *text, size_t len, struct proc_stat *ret_stat, struct err *err);

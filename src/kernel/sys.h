@@ -68,6 +68,12 @@ struct sys_kcmp_epoll { uint32_t efd, tfd, toff; };
  */
 int sys_kcmp(pid_t pid_a, pid_t pid_b, enum sys_kcmp what, uint64_t a, uint64_t b, struct err *err);
 
+/* POLL* of what is true of the descriptor now: of `events`, and POLLERR and POLLHUP. Signals don't disturb it. */
+int sys_poll_now(int fd, short events, struct err *err);
+
+/* A directory on a tmpfs of its own (mode 0700) that is mounted nowhere: it goes with its last descriptor.  Linux 5.2. */
+int sys_memory_dir(int *ret_fd, struct err *err);
+
 int sys_get_robust_list(pid_t tid, uint64_t *ret_head_taddr, size_t *ret_len, struct err *err);
 
 /* The whole range or an error; -EFAULT also where it is mapped but not readable (writable): that needs /proc/PID/mem. */

@@ -90,12 +90,31 @@ struct ghost *snapshot_ghost(const struct snapshot *s, uint32_t id)
 	return NULL;
 }
 
+struct ghost *snapshot_ghost_of(const struct snapshot *s, uint32_t file)
+{
+	for (size_t i = 0; i < s->ghosts.len; i++)
+		for (size_t k = 0; k < s->ghosts.at[i].files.len; k++)
+			if (s->ghosts.at[i].files.at[k] == file)
+				return &s->ghosts.at[i];
+	return NULL;
+}
+
 struct shmem *snapshot_memfd(const struct snapshot *s, uint32_t inode_id)
 {
 	for (size_t i = 0; i < s->shmems.len && inode_id; i++)
 		if (s->shmems.at[i].inode_id == inode_id)
 			return &s->shmems.at[i];
 	return NULL;
+}
+
+uint64_t snapshot_shmem_id(const struct snapshot *s, ino_t ino)
+{
+	uint32_t id = (uint32_t)ino;    /* images have no more of a memfd's */
+
+	for (size_t i = 0; i < s->shmems.len; i++)
+		if (s->shmems.at[i].id == id || id == 0)
+			return snapshot_shmem_id(s, id + 1);
+	return id ? id : 1;
 }
 
 struct shmem *snapshot_shmem(const struct snapshot *s, dev_t dev, ino_t ino)

@@ -231,5 +231,8 @@ struct task *snapshot_task(const struct snapshot *s, pid_t pid);        /* NULL:
 struct file *snapshot_file(const struct snapshot *s, uint32_t id);      /* NULL: none */
 struct pipe *snapshot_pipe(const struct snapshot *s, uint32_t id, bool fifo);
 struct ghost *snapshot_ghost(const struct snapshot *s, uint32_t id);
+struct ghost *snapshot_ghost_of(const struct snapshot *s, uint32_t file);       /* NULL: the file is no ghost's */
 struct shmem *snapshot_memfd(const struct snapshot *s, uint32_t inode_id);
+/* A number for an object that is new: its inode's, so that the next dump of it has the same; never one that is used. */
+uint64_t snapshot_shmem_id(const struct snapshot *s, ino_t ino);
 struct shmem *snapshot_shmem(const struct snapshot *s, dev_t dev, ino_t ino);   /* dump */

@@ -18,7 +18,15 @@
 
 #define MORE_WORKERS_AT 16u     /* chunks: below that a thread costs more than it brings */
 #define WORKERS_MAX     8u
-#define PIECES_MAX      (PUMP_CHUNK / 2 + 1)
+
+/* What one worker has in hands. */
+struct chunk {
+	struct page_parcel in[PUMP_RUNS], out[PUMP_PARCELS];
+	size_t in_len, out_len;
+	uint64_t pages, ticket;         /* pages: of which bytes are read */
+	uint8_t marks[PUMP_CHUNK];
+	uint8_t *buf;                   /* PUMP_CHUNK pages */
+};
 
 struct pump {
 	struct page_source *src;
@@ -34,8 +42,6 @@ struct pump {
 	struct page_count count;
 };
 
-struct piece { struct page_run run; uint64_t to; const uint8_t *bytes; };
-
 /* With the lock held: nobody begins anything after a failure. */
 static int fail(struct pump *p, int r, const struct err *err)
 {
@@ -48,8 +54,8 @@ static int fail(struct pump *p, int r, const struct err *err)
 	return r;
 }
 
-/* 1: a chunk and its ticket; 0: no more.  Called with the lock held. */
-static int take(struct pump *p, struct page_run *ret_run, uint64_t *ret_ticket, struct err *err)
+/* 1: *ret_run is what of the next run goes into `room` pages; 0: there is no run, or no room. */
+static int cut_run(struct pump *p, uint64_t room, struct page_run *ret_run, struct err *err)
 {
 	struct page_run *rest = &p->rest;
 	uint64_t pages;
@@ -63,119 +69,199 @@ static int take(struct pump *p, struct page_run *ret_run, uint64_t *ret_ticket, 
 	}
 	if (p->end)
 		return 0;
-	pages = rest->where & PAGE_HERE && rest->pages > PUMP_CHUNK ? PUMP_CHUNK : rest->pages;
+	pages = rest->where & PAGE_HERE && rest->pages > room ? room : rest->pages;
 	*ret_run = *rest;
 	ret_run->pages = pages;
 	rest->start += pages * PAGE_BYTES;
 	rest->from += pages * PAGE_BYTES;
 	rest->pages -= pages;
-	*ret_ticket = p->taken++;
+	return pages > 0;
+}
+
+/* 1: a chunk and its ticket; 0: no more.  Called with the lock held. */
+static int take(struct pump *p, struct chunk *c, struct err *err)
+{
+	struct page_run run;
+	int r = 0;
+
+	c->in_len = c->pages = 0;
+	while (c->in_len < PUMP_RUNS && c->pages < PUMP_CHUNK &&
+	       (r = cut_run(p, PUMP_CHUNK - c->pages, &run, err)) > 0) {
+		c->in[c->in_len++] = (struct page_parcel){ .run = run, .bytes = c->buf + c->pages * PAGE_BYTES,
+							   .marks = c->marks + c->pages };
+		c->pages += run.where & PAGE_HERE ? run.pages : 0;
+	}
+	if (r < 0 || c->in_len == 0)
+		return r;
+	c->ticket = p->taken++;
 	return 1;
 }
 
-static bool is_zero(const uint8_t *page)
+static int read_chunk(struct pump *p, struct chunk *c, struct err *err)
 {
-	const uint64_t *w = (const void *)page;
+	int r = 0;
 
-	return w[0] == 0 && memcmp(page, page + 8, PAGE_BYTES - 8) == 0;
+	memset(c->marks, PAGE_MOVE, c->pages);
+	if (p->src->ops->read_many)
+		return p->src->ops->read_many(p->src, c->in, c->in_len, err);
+	for (size_t i = 0; r >= 0 && i < c->in_len; i++)
+		if (c->in[i].run.where & PAGE_HERE)
+			r = p->src->ops->read(p->src, &c->in[i].run, c->in[i].bytes, err);
+	return r;
 }
 
-/* Cuts a chunk into the runs that are to be moved. */
-static size_t cut_zeros(const struct page_run *run, const uint8_t *bytes, struct piece *pieces)
+static void mark_zeros(const struct page_parcel *in)
 {
-	size_t n = 0;
-	bool open = false;
+	for (uint64_t i = 0; i < in->run.pages; i++)
+		if (in->marks[i] == PAGE_MOVE && page_is_zero(in->bytes + i * PAGE_BYTES))
+			in->marks[i] = PAGE_ZERO;
+}
 
-	if (!run->may_skip_zero) {
-		pieces[0] = (struct piece){ .run = *run, .bytes = bytes };
-		return 1;
+static void add_out(struct chunk *c, const struct page_parcel *in, uint64_t page)
+{
+	struct page_parcel *out = &c->out[c->out_len++];
+
+	*out = (struct page_parcel){ .run = in->run, .bytes = in->bytes + page * PAGE_BYTES };
+	out->run.start += page * PAGE_BYTES;
+	out->run.from += page * PAGE_BYTES;
+	out->run.pages = 1;
+	out->run.where = in->marks[page] == PAGE_SAME ? PAGE_PARENT : PAGE_HERE;
+}
+
+/* Cuts what was read into the runs that the sink is to know of. */
+static void cut_marks(struct chunk *c, const struct page_parcel *in)
+{
+	uint8_t before = PAGE_ZERO;
+
+	for (uint64_t i = 0; i < in->run.pages; i++) {
+		uint8_t mark = in->marks[i];
+
+		if ((mark == PAGE_MOVE || mark == PAGE_SAME) && mark == before)
+			c->out[c->out_len - 1].run.pages++;
+		else if (mark == PAGE_MOVE || mark == PAGE_SAME)
+			add_out(c, in, i);
+		before = mark;
 	}
-	for (uint64_t i = 0; i < run->pages; i++) {
-		const uint8_t *page = bytes + i * PAGE_BYTES;
+}
 
-		if (is_zero(page)) {
-			open = false;
-		} else if (open) {
-			pieces[n - 1].run.pages++;
-		} else {
-			pieces[n] = (struct piece){ .run = *run, .bytes = page };
-			pieces[n].run.start += i * PAGE_BYTES;
-			pieces[n].run.pages = 1;
-			n++;
-			open = true;
+/* From what was read to what is to be moved. */
+static int sort_out(struct pump *p, struct chunk *c, struct err *err)
+{
+	int r = 0;
+
+	c->out_len = 0;
+	for (size_t i = 0; r >= 0 && i < c->in_len; i++) {
+		const struct page_parcel *in = &c->in[i];
+
+		if (!(in->run.where & PAGE_HERE)) {
+			c->out[c->out_len++] = *in;
+			continue;
 		}
+		if (in->run.may_skip_zero)
+			mark_zeros(in);
+		if (in->run.compare && p->sink->ops->compare)
+			r = p->sink->ops->compare(p->sink, in, err);
+		cut_marks(c, in);
 	}
-	return n;
+	return r;
 }
 
-static int place(struct pump *p, const struct page_run *run, struct piece *pieces, size_t n, struct err *err)
+/* In order; called with the lock held. */
+static int place(struct pump *p, struct chunk *c, struct err *err)
 {
-	uint64_t moved = 0;
+	uint64_t lost = 0, here = 0, same = 0;
 
-	for (size_t i = 0; i < n; i++) {
-		int r = p->sink->ops->place(p->sink, &pieces[i].run, &pieces[i].to, err);
+	for (size_t i = 0; i < c->out_len; i++) {
+		struct page_parcel *out = &c->out[i];
+		int r = p->sink->ops->place(p->sink, &out->run, &out->to, err);
 
 		if (r < 0)
 			return r;
-		moved += pieces[i].run.pages;
+		here += out->run.where & PAGE_HERE ? out->run.pages : 0;
+		p->count.parent += out->run.where & PAGE_HERE ? 0 : out->run.pages;
 	}
-	progress_add(p->count.meter, run->pages);
-	if (run->where & PAGE_HERE) {
-		p->count.here += moved;
-		p->count.zero += run->pages - moved;
-	} else {
-		p->count.parent += run->pages;
+	for (uint64_t i = 0; i < c->pages; i++) {
+		lost += c->marks[i] == PAGE_LOST;
+		same += c->marks[i] == PAGE_SAME;
 	}
+	p->count.here += here;
+	p->count.lost += lost;
+	p->count.zero += c->pages - here - lost - same;
+	for (size_t i = 0; i < c->in_len; i++)
+		progress_add(p->count.meter, c->in[i].run.pages);
 	return 0;
 }
 
-/* 1: moved one chunk; 0: no more. */
-static int move_chunk(struct pump *p, uint8_t *buf, struct err *err)
+static int put_chunk(struct pump *p, struct chunk *c, struct err *err)
 {
-	struct piece pieces[PIECES_MAX];
-	struct page_run run;
-	uint64_t ticket;
-	size_t n = 1;
-	int r;
+	int r = 0;
 
-	pthread_mutex_lock(&p->lock);
-	r = take(p, &run, &ticket, err);
-	pthread_mutex_unlock(&p->lock);
-	if (r <= 0)
+	if (p->sink->ops->put_many)
+		return p->sink->ops->put_many(p->sink, c->out, c->out_len, err);
+	for (size_t i = 0; r >= 0 && i < c->out_len; i++)
+		if (c->out[i].run.where & PAGE_HERE)
+			r = p->sink->ops->put(p->sink, &c->out[i].run, c->out[i].to, c->out[i].bytes, err);
+	return r;
+}
+
+/* From the source into the sink. */
+static int carry(struct pump *p, struct chunk *c, struct err *err)
+{
+	int r = read_chunk(p, c, err);
+
+	if (r >= 0)
+		r = sort_out(p, c, err);
+	if (r < 0)
 		return r;
-	if (run.where & PAGE_HERE) {
-		r = p->src->ops->read(p->src, &run, buf, err);
-		if (r < 0)
-			return r;
-		n = cut_zeros(&run, buf, pieces);
-	} else {
-		pieces[0] = (struct piece){ .run = run };
-	}
 	pthread_mutex_lock(&p->lock);
-	while (p->placed != ticket && !p->failed)
+	while (p->placed != c->ticket && !p->failed)
 		pthread_cond_wait(&p->turn, &p->lock);
-	r = p->failed ? -ECANCELED : place(p, &run, pieces, n, err);
+	r = p->failed ? -ECANCELED : place(p, c, err);
 	if (r < 0)
 		fail(p, r, err);
 	p->placed++;
 	pthread_cond_broadcast(&p->turn);
 	pthread_mutex_unlock(&p->lock);
-	for (size_t i = 0; r == 0 && i < n && run.where & PAGE_HERE; i++)
-		r = p->sink->ops->put(p->sink, &pieces[i].run, pieces[i].to, pieces[i].bytes, err);
+	return r < 0 ? r : put_chunk(p, c, err);
+}
+
+/* 1: moved one chunk; 0: no more. */
+static int move_chunk(struct pump *p, struct chunk *c, struct err *err)
+{
+	int r;
+
+	pthread_mutex_lock(&p->lock);
+	r = take(p, c, err);
+	pthread_mutex_unlock(&p->lock);
+	if (r <= 0)
+		return r;
+	r = carry(p, c, err);
+	if (p->src->ops->done)
+		p->src->ops->done(p->src, c->in, c->in_len);
 	return r < 0 ? r : 1;
 }
 
 /* Moves chunks until there are no more, or `at_most` of them.  1: stopped by that. */
 static int work(struct pump *p, uint64_t at_most)
 {
-	own_free uint8_t *buf = aligned_alloc(PAGE_BYTES, PUMP_CHUNK * PAGE_BYTES);
+	void (*settle)(struct page_sink *, const uint8_t *) = p->sink->ops->settle;
+	uint64_t bufs = settle ? PUMP_BUFS : 1;
+	own_free uint8_t *buf = aligned_alloc(PAGE_BYTES, bufs * PUMP_CHUNK * PAGE_BYTES);
+	struct chunk c = { 0 };
 	struct err err;
 	int r = 1;
 
 	if (!buf)
 		mem_out();
-	for (uint64_t i = 0; r > 0 && i < at_most; i++)
-		r = move_chunk(p, buf, &err);
+	for (uint64_t i = 0; r > 0 && i < at_most; i++) {
+		c.buf = buf + i % bufs * PUMP_CHUNK * PAGE_BYTES;
+		if (settle && i >= bufs)
+			settle(p->sink, c.buf);
+		r = move_chunk(p, &c, &err);
+	}
+	/* after a failure nobody believes what came before it: the sink's reader may do as it likes */
+	for (uint64_t i = 0; settle && r >= 0 && i < bufs; i++)
+		settle(p->sink, buf + i * PUMP_CHUNK * PAGE_BYTES);
 	if (r < 0) {
 		pthread_mutex_lock(&p->lock);
 		fail(p, r, &err);
@@ -211,5 +297,22 @@ int page_pump(struct page_source *src, struct page_sink *sink, unsigned int thre
 	count->here += p.count.here;
 	count->parent += p.count.parent;
 	count->zero += p.count.zero;
+	count->lost += p.count.lost;
 	return p.failed;
+}
+
+int page_place(struct page_source *src, struct page_sink *sink, struct page_count *count, struct err *err)
+{
+	struct page_run run;
+	uint64_t to;
+	int r;
+
+	while ((r = src->ops->next(src, &run, err)) > 0) {
+		r = sink->ops->place(sink, &run, &to, err);
+		if (r < 0)
+			return r;
+		count->here += run.where & PAGE_HERE ? run.pages : 0;
+		count->parent += run.where & PAGE_HERE ? 0 : run.pages;
+	}
+	return r;
 }

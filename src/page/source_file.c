@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -54,9 +55,8 @@ static int read_last(int fd, uint64_t from, void *buf, struct err *err)
 	return r;
 }
 
-static int file_read(struct page_source *src, const struct page_run *run, void *buf, struct err *err)
+static int read_whole(const struct source_file *s, const struct page_run *run, void *buf, struct err *err)
 {
-	struct source_file *s = (struct source_file *)src;
 	size_t len = run->pages * PAGE_BYTES;
 	struct stat st;
 	int r;
@@ -67,6 +67,23 @@ static int file_read(struct page_source *src, const struct page_run *run, void *
 		return read_at(s->fd, run->from, buf, len, err);
 	r = read_at(s->fd, run->from, buf, len - PAGE_BYTES, err);
 	return r < 0 ? r : read_last(s->fd, run->from + len - PAGE_BYTES, (char *)buf + len - PAGE_BYTES, err);
+}
+
+/* Of what is cut meanwhile: page by page, and zeros where there is none any more. */
+static int file_read(struct page_source *src, const struct page_run *run, void *buf, struct err *err)
+{
+	struct source_file *s = (struct source_file *)src;
+	struct page_run one = *run;
+	struct err first;
+	int r = read_whole(s, run, buf, s->may_shrink ? &first : err);
+
+	if (r == 0 || !s->may_shrink)
+		return r;
+	one.pages = 1;
+	for (uint64_t i = 0; i < run->pages; i++, one.start += PAGE_BYTES, one.from += PAGE_BYTES)
+		if (read_whole(s, &one, (char *)buf + i * PAGE_BYTES, &first) < 0)
+			memset((char *)buf + i * PAGE_BYTES, 0, PAGE_BYTES);
+	return 0;
 }
 
 void source_file_init(struct source_file *s, int fd, const struct page_runs *plan)
@@ -82,24 +99,51 @@ static int map_next(struct page_source *src, struct page_run *ret_run, struct er
 	const struct page_piece *p;
 
 	(void)err;
-	if (s->next == s->map->pieces.len)
+	if (s->next == (s->plan ? s->plan->len : s->map->pieces.len))
 		return 0;
+	if (s->plan) {
+		*ret_run = s->plan->at[s->next++];
+		return 1;
+	}
 	p = &s->map->pieces.at[s->next++];
 	*ret_run = (struct page_run){ .start = p->start, .pages = p->pages, .where = PAGE_HERE,
-				      .from = p->offset, .part = p->file };
+				      .from = p->offset, .part = p->file, .may_skip_zero = p->fresh, .compare = p->compare };
 	return 1;
 }
 
 static int map_read(struct page_source *src, const struct page_run *run, void *buf, struct err *err)
 {
-	struct source_map *s = (struct source_map *)src;
+	return page_map_read(((struct source_map *)src)->map, run->part, run->from, run->pages, buf, err);
+}
 
-	return read_at(s->map->files.at[run->part].fd, run->from, buf, run->pages * PAGE_BYTES, err);
+static bool follows(const struct page_parcel *a, const struct page_parcel *b)
+{
+	size_t len = a->run.pages * PAGE_BYTES;
+
+	return b->run.where & PAGE_HERE && a->run.part == b->run.part && a->run.from + len == b->run.from && a->bytes + len == b->bytes;
+}
+
+/* What has gaps in memory has none in the file: such runs are read, and their sums, by one call. */
+static int map_read_many(struct page_source *src, struct page_parcel *parcels, size_t count, struct err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0, end; r == 0 && i < count; i = end) {
+		struct page_run all = parcels[i].run;
+
+		end = i + 1;
+		if (!(all.where & PAGE_HERE))
+			continue;
+		for (; end < count && follows(&parcels[end - 1], &parcels[end]); end++)
+			all.pages += parcels[end].run.pages;
+		r = map_read(src, &all, parcels[i].bytes, err);
+	}
+	return r;
 }
 
 void source_map_init(struct source_map *s, const struct page_map *map)
 {
-	static const struct page_source_ops ops = { map_next, map_read };
+	static const struct page_source_ops ops = { map_next, map_read, map_read_many };
 
 	*s = (struct source_map){ .base = { &ops }, .map = map };
 }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include "resource/ghost.h"
 
 #define COPY_BYTES (64u * 1024)
+#define NAMES      100u     /* so many are tried */
 
 static struct ghost *find_ghost(const struct snapshot *s, dev_t dev, ino_t ino)
 {
@@ -80,7 +82,7 @@ static int copy_out(int fd, uint64_t from, uint64_t to, struct image_writer *w, 
 	return 0;
 }
 
-/* A file with holes: only what is there, each piece behind a record that says where. */
+/* A file with holes: only what is there, each piece behind a record that says where.  Others may make it longer meanwhile. */
 static int copy_chunks(int fd, uint64_t size, struct image_writer *w, struct err *err)
 {
 	off_t at = 0;
@@ -92,6 +94,8 @@ static int copy_chunks(int fd, uint64_t size, struct image_writer *w, struct err
 
 		if (end < 0)
 			return err_sys(err, "look for holes in a removed file");
+		if ((uint64_t)end > size)
+			end = (off_t)size;
 		chunk.off = (uint64_t)at;
 		chunk.len = (uint64_t)(end - at);
 		r = image_put(w, &chunk.base, err);
@@ -101,7 +105,7 @@ static int copy_chunks(int fd, uint64_t size, struct image_writer *w, struct err
 			return r;
 		at = end;
 	}
-	return 0;
+	return at < 0 && errno != ENXIO ? err_sys(err, "look for data in a removed file") : 0;
 }
 
 static int save_ghost(const struct ghost *g, struct store *store, struct err *err)
@@ -173,10 +177,14 @@ static int load_ghost(struct snapshot *s, struct store *store, uint32_t id, stru
 		return err_set(err, EBADMSG, "the removed file %x is not in the images", id);
 	if (!S_ISREG(e->mode) || (e->has_size && e->size > INT64_MAX))
 		return err_set(err, EOPNOTSUPP, "removed file %x is of a kind that is not handled yet (mode %o)", id, e->mode);
+	if (e->has_size && !(e->has_chunks && e->chunks) && e->size > image_left(reader))
+		return err_set(err, EBADMSG, "%s: ends after %llu of %llu bytes of the file", image_name_of(reader),
+			       (unsigned long long)image_left(reader), (unsigned long long)e->size);
 	g = vec_add(&s->ghosts);
 	*g = (struct ghost){
 		.id = id, .uid = e->uid, .gid = e->gid, .mode = e->mode,
 		.size_bytes = e->has_size ? e->size : image_left(reader),
+		.atime.tv_nsec = UTIME_OMIT, .mtime.tv_nsec = UTIME_OMIT,
 	};
 	if (e->mtim && e->atim) {
 		g->atime = (struct timespec){ (time_t)e->atim->tv_sec, (long)(e->atim->tv_usec % 1000000) * 1000 };
@@ -211,18 +219,33 @@ int ghost_load(struct snapshot *s, struct store *store, struct err *err)
 
 /* ---- kernel ---- */
 
+/* A disk that becomes full takes a part first. */
+static int write_at(int fd, const uint8_t *buf, size_t len, uint64_t to, struct err *err)
+{
+	while (len > 0) {
+		ssize_t n = pwrite(fd, buf, len, (off_t)to);
+
+		if (n < 0)
+			return err_sys(err, "write a removed file");
+		buf += n;
+		len -= (size_t)n;
+		to += (uint64_t)n;
+	}
+	return 0;
+}
+
 static int copy_in(struct image_reader *reader, uint64_t len, int fd, uint64_t to, struct err *err)
 {
-	own_free char *buf = mem_new(COPY_BYTES);
+	own_free uint8_t *buf = mem_new(COPY_BYTES);
 
 	while (len > 0) {
 		size_t n = len < COPY_BYTES ? len : COPY_BYTES;
 		int r = image_get_raw(reader, buf, n, err);
 
+		if (r == 0)
+			r = write_at(fd, buf, n, to, err);
 		if (r < 0)
 			return r;
-		if (pwrite(fd, buf, n, (off_t)to) != (ssize_t)n)
-			return err_sys(err, "write a removed file");
 		to += n;
 		len -= n;
 	}
@@ -257,15 +280,15 @@ static int fill(const struct ghost *g, struct store *store, int fd, struct err *
 	}
 }
 
-/* Directories that are gone too, the upper ones first; how many were made is told on failure too. */
-static int create_dirs(const char *path, unsigned int *ret_made, struct err *err)
+/* Directories that are gone too, the upper ones first. */
+static int create_dirs(const char *path, struct maker *m, struct err *err)
 {
 	own_free char *dir = mem_str(path);
 
 	for (char *slash = strchr(dir + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
 		*slash = '\0';
 		if (mkdir(dir, 0700) == 0)
-			(*ret_made)++;
+			vec_push(&m->ghost_dirs, mem_str(dir));
 		else if (errno != EEXIST)
 			return err_sys(err, "create %s for a while", dir);
 		*slash = '/';
@@ -273,76 +296,93 @@ static int create_dirs(const char *path, unsigned int *ret_made, struct err *err
 	return 0;
 }
 
-static void remove_dirs(const char *path, unsigned int count)
+static bool leads_to(const char *path, const struct stat *st)
 {
-	own_free char *dir = mem_str(path);
+	struct stat at;
 
-	for (; count > 0; count--) {
-		*strrchr(dir, '/') = '\0';
-		if (rmdir(dir) < 0)
-			log_warn("%s: can't be removed again", dir);
+	return lstat(path, &at) == 0 && at.st_dev == st->st_dev && at.st_ino == st->st_ino;
+}
+
+/*
+ * What has our name for it there was left by a restore that was killed, unless it is locked: another one may work there,
+ * in another pid namespace, with tasks of the same pid.
+ */
+static bool remove_leftover(const char *path)
+{
+	own_fd fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	struct stat st;
+
+	return fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_nlink == 1 && flock(fd, LOCK_EX | LOCK_NB) == 0 &&
+	       leads_to(path, &st) && unlink(path) == 0;
+}
+
+/* Locked: whoever takes it for a leftover in the instant before has taken its name away. */
+static int create_locked(const char *path)
+{
+	own_fd fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	struct stat st;
+
+	if (fd < 0)
+		return -errno;
+	if ((flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) || fstat(fd, &st) < 0 || !leads_to(path, &st))
+		return -EEXIST;
+	return TAKE_FD(fd);
+}
+
+static char *name_for_a_while(const struct maker *m, const struct ghost *g, const char *path, unsigned int try)
+{
+	pid_t root = m->snapshot->tasks.len > 0 ? m->snapshot->tasks.at[0].pid : 0;
+	own_free char *more = try > 0 ? mem_fmt(".%u", try) : mem_str("");
+
+	return mem_fmt("%.*s/.ferry-ghost-%d-%x%s", (int)(strrchr(path, '/') - path), path, root, g->id, more);
+}
+
+/* Beside its old name, under the first of ours that is free.  A descriptor or -errno, as all that create. */
+static int create_named(const struct maker *m, const struct ghost *g, const char *path, char **ret_path)
+{
+	for (unsigned int try = 0; try < NAMES; try++) {
+		own_free char *at = name_for_a_while(m, g, path, try);
+		int fd = create_locked(at);
+
+		if (fd == -EEXIST && remove_leftover(at))
+			fd = create_locked(at);
+		if (fd >= 0)
+			*ret_path = TAKE_PTR(at);
+		if (fd != -EEXIST)
+			return fd;
 	}
-}
-
-/* What has our name for it there was left by a restore that was killed. */
-static int create_new(const char *path)
-{
-	(void)unlink(path);
-	return open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-}
-
-static char *name_for_a_while(const struct snapshot *s, const struct ghost *g, const char *path)
-{
-	pid_t root = s->tasks.len > 0 ? s->tasks.at[0].pid : 0;
-
-	return mem_fmt("%.*s/.ferry-ghost-%d-%x", (int)(strrchr(path, '/') - path), path, root, g->id);
-}
-
-static int create(const struct snapshot *s, const struct ghost *g, const char *path, char **ret_path,
-		  unsigned int *ret_dirs, int *ret_fd, struct err *err)
-{
-	own_free char *at = name_for_a_while(s, g, path);
-	unsigned int dirs = 0;
-	int fd = create_new(at), r = 0;
-
-	if (fd < 0 && errno == ENOENT) {
-		r = create_dirs(at, &dirs, err);
-		fd = r == 0 ? create_new(at) : -1;
-	}
-	if (r == 0 && fd < 0)
-		r = err_sys(err, "create %s for a while", at);
-	if (r < 0) {
-		remove_dirs(at, dirs);
-		return r;
-	}
-	*ret_path = TAKE_PTR(at);
-	*ret_dirs = dirs;
-	*ret_fd = fd;
-	return 0;
-}
-
-static const struct ghost *ghost_of_file(const struct snapshot *s, uint32_t id)
-{
-	for (size_t i = 0; i < s->ghosts.len; i++)
-		for (size_t k = 0; k < s->ghosts.at[i].files.len; k++)
-			if (s->ghosts.at[i].files.at[k] == id)
-				return &s->ghosts.at[i];
-	return NULL;
+	return -EEXIST;
 }
 
 /* In the directory where it was; others open it through ferry's descriptor. */
-static int create_nameless(const char *path, int flags, char **ret_path, int *ret_fd, struct err *err)
+static int create_nameless(const char *path, int flags, char **ret_path)
 {
 	own_free char *dir = mem_str(path);
 	int fd;
 
 	*strrchr(dir, '/') = '\0';
-	fd = open(dir[0] ? dir : "/", (flags & ~O_ACCMODE) | O_RDWR, 0600);
+	fd = open(dir[0] ? dir : "/", flags, 0600);
 	if (fd < 0)
-		return err_sys(err, "create a file without a name in %s", dir);
+		return -errno;
 	*ret_path = mem_fmt("/proc/self/fd/%d", fd);
-	*ret_fd = fd;
-	return 0;
+	return fd;
+}
+
+static int create(const struct ghost *g, const char *path, int tmpfile_flags, struct maker *m, char **ret_path, int *ret_fd,
+		  struct err *err)
+{
+	for (bool again = false;; again = true) {
+		int r, fd = tmpfile_flags ? create_nameless(path, tmpfile_flags, ret_path) : create_named(m, g, path, ret_path);
+
+		*ret_fd = fd;
+		if (fd >= 0)
+			return 0;
+		if (again || fd != -ENOENT)
+			return err_set(err, -fd, "create a file for a while where %s was: %s", path, strerror(-fd));
+		r = create_dirs(path, m, err);
+		if (r < 0)
+			return r;
+	}
 }
 
 static int furnish(const struct ghost *g, struct store *store, int fd, const char *path, struct err *err)
@@ -360,9 +400,9 @@ static int furnish(const struct ghost *g, struct store *store, int fd, const cha
 int ghost_make(uint32_t id, const char *path, int tmpfile_flags, struct maker *m, const char **ret_path, int *ret_fd,
 	       struct err *err)
 {
-	const struct ghost *g = ghost_of_file(m->snapshot, id);
+	const struct ghost *g = snapshot_ghost_of(m->snapshot, id);
+	struct made_ghost *made;
 	own_free char *at = NULL;
-	unsigned int dirs = 0;
 	own_fd fd = -1;
 	int r;
 
@@ -373,23 +413,17 @@ int ghost_make(uint32_t id, const char *path, int tmpfile_flags, struct maker *m
 			*ret_path = m->ghosts.at[i].path;
 			return 0;
 		}
-	r = tmpfile_flags ? create_nameless(path, tmpfile_flags, &at, &fd, err) :
-			    create(m->snapshot, g, path, &at, &dirs, &fd, err);
+	r = create(g, path, tmpfile_flags, m, &at, &fd, err);
 	if (r < 0)
 		return r;
-	vec_add(&m->ghosts);
-	m->ghosts.at[m->ghosts.len - 1].id = g->id;
-	m->ghosts.at[m->ghosts.len - 1].fd = -1;
-	m->ghosts.at[m->ghosts.len - 1].dirs = dirs;
-	m->ghosts.at[m->ghosts.len - 1].name = tmpfile_flags ? NULL : mem_str(path);
-	*ret_path = m->ghosts.at[m->ghosts.len - 1].path = TAKE_PTR(at);
-	r = furnish(g, m->store, fd, *ret_path, err);
-	if (r < 0 || !tmpfile_flags)
-		return r;
-	m->ghosts.at[m->ghosts.len - 1].fd = TAKE_FD(fd);       /* what its path leads through */
-	if ((tmpfile_flags & O_ACCMODE) == O_RDWR)
-		*ret_fd = fcntl(m->ghosts.at[m->ghosts.len - 1].fd, F_DUPFD_CLOEXEC, 0);
-	return 0;
+	made = vec_add(&m->ghosts);
+	*made = (struct made_ghost){ .id = g->id, .path = TAKE_PTR(at), .fd = TAKE_FD(fd) };
+	made->name = tmpfile_flags ? NULL : mem_str(path);
+	*ret_path = made->path;
+	r = furnish(g, m->store, made->fd, made->path, err);
+	if (r == 0 && tmpfile_flags)
+		*ret_fd = fcntl(made->fd, F_DUPFD_CLOEXEC, 0);
+	return r;
 }
 
 /* Its own name once more, for whoever looks at where its descriptors lead; unless another file has that now. */
@@ -404,11 +438,15 @@ void ghost_remove_all(struct maker *m)
 	for (size_t i = m->ghosts.len; i-- > 0;) {
 		if (m->ghosts.at[i].name)
 			remove_one(m->ghosts.at[i].path, m->ghosts.at[i].name);
-		if (m->ghosts.at[i].fd >= 0)
-			close(m->ghosts.at[i].fd);
-		remove_dirs(m->ghosts.at[i].path, m->ghosts.at[i].dirs);
+		close(m->ghosts.at[i].fd);
 		free(m->ghosts.at[i].path);
 		free(m->ghosts.at[i].name);
 	}
 	vec_free(&m->ghosts);
+	for (size_t i = m->ghost_dirs.len; i-- > 0;) {
+		if (rmdir(m->ghost_dirs.at[i]) < 0)
+			log_warn("%s: can't be removed again", m->ghost_dirs.at[i]);
+		free(m->ghost_dirs.at[i]);
+	}
+	vec_free(&m->ghost_dirs);
 }

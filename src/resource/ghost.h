@@ -7,7 +7,8 @@
  * file beside its old path (directories that are gone too are made).  When all
  * files are open it gets its old name, if that is free, and is removed at once:
  * nobody meets it, and a restore that is killed leaves a file whose name tells
- * what it is, which the next restore takes away.
+ * what it is, which the next restore takes away.  While one works on it, it is
+ * locked (flock).
  */
 #pragma once
 #include "resource/resource.h"
@@ -23,7 +24,7 @@ void ghost_see(const struct fd_view *v);
 int ghost_make(uint32_t id, const char *path, int tmpfile_flags, struct maker *m, const char **ret_path, int *ret_fd,
 	       struct err *err);
 
-/* All files are open, or none will be: whatever ghost_make() has put into directories goes. */
+/* All files are open, or none will be: whatever ghost_make() has put into directories goes, and they themselves. */
 void ghost_remove_all(struct maker *m);
 
 int ghost_save(const struct snapshot *s, struct store *store, struct err *err);

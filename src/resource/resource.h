@@ -57,6 +57,14 @@ struct made_pipe {
 	bool read_taken, write_taken;   /* a file of the snapshot shares the description */
 };
 
+/* A removed file that is there for a while. */
+struct made_ghost {
+	uint32_t id;
+	char *path;                     /* to open it by */
+	char *name;                     /* its own; NULL: it had none */
+	int fd;
+};
+
 /* What `make` works with: one a restore. */
 struct maker {
 	const struct snapshot *snapshot;
@@ -67,8 +75,8 @@ struct maker {
 	VEC(struct mapped_file { uint32_t file; bool writes; int fd; }) mapped;       /* files opened again for mappings */
 	VEC(struct made_pipe) pipes;
 	VEC(int) shmems;                /* shmems.at[i]: descriptor of snapshot->shmems.at[i], made before all files */
-	/* where they are for a while, in `dirs` directories made for that, and their own names (NULL: they had none, fd) */
-	VEC(struct { uint32_t id; char *path; char *name; int fd; unsigned int dirs; }) ghosts;
+	VEC(struct made_ghost) ghosts;
+	VEC(char *) ghost_dirs;         /* directories made for them */
 };
 
 #define FILE_ID_ALSO 0x80000000u
@@ -89,6 +97,8 @@ struct file_type {
 	void (*save_also)(const struct file *f, FileEntry *rec);
 	/* fills state and f->flags, f->fown; f->id is set, state is zeroed.  What is there after a failure can be dropped. */
 	int (*load)(const FileEntry *rec, struct file *f, struct snapshot *s, struct err *err);
+	/* Optional.  It can be made only when all tasks are there. */
+	bool (*is_late)(const struct file *f, const struct snapshot *s);
 	/* the descriptor gets O_CLOEXEC, and flags and owner as far as only it can set them;
 	 * flags that F_SETFL knows (O_APPEND, O_NONBLOCK, O_ASYNC, O_DIRECT) and the owner are set by the caller */
 	int (*make)(const struct file *f, struct maker *m, int *ret_fd, struct err *err);
@@ -169,3 +179,11 @@ extern const struct thread_kind *const thread_kinds[];
  */
 CoreEntry *core_save(const struct task *t, const struct thread *th);
 int core_load(const CoreEntry *core, struct task *t, struct thread *th, bool leader, struct err *err);
+
+/* What it was opened by; NULL: something without a path (or no file at all).  A ghost still has the name that it had. */
+const char *file_path(const struct file *f);
+
+/* Where a TCP or UDP socket is bound in the host's network.  False: no such socket, or it
+ * is bound to nothing, or may be bound to what is not there. */
+struct file_address { int family, type; uint16_t port; uint8_t bytes[16]; char text[64]; };
+bool file_address(const struct file *f, struct file_address *ret);

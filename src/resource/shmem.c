@@ -70,6 +70,7 @@ int shmem_see(const struct fd_view *v, uint32_t *ret_inode_id, struct err *err)
 	struct shmem *o = snapshot_shmem(s, v->st.st_dev, v->st.st_ino);
 	own_fd fd = -1;
 	struct statfs fs;
+	uint64_t id;
 	int seals, r;
 
 	if (o) {
@@ -86,9 +87,10 @@ int shmem_see(const struct fd_view *v, uint32_t *ret_inode_id, struct err *err)
 	seals = fcntl(fd, F_GET_SEALS);
 	if (seals < 0)
 		return err_sys(err, "get the seals of %s", v->link);
+	id = snapshot_shmem_id(s, v->st.st_ino);
 	o = vec_add(&s->shmems);
 	*o = (struct shmem){
-		.id = s->shmems.len, .inode_id = (uint32_t)s->shmems.len, .name = name_of(v->link),
+		.id = id, .inode_id = (uint32_t)s->shmems.len, .name = name_of(v->link),
 		.size_bytes = (uint64_t)v->st.st_size, .seals = (uint32_t)seals, .mode = v->st.st_mode & 07777,
 		.uid = v->st.st_uid, .gid = v->st.st_gid, .dev = v->st.st_dev, .ino = v->st.st_ino,
 	};

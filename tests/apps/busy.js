@@ -5,10 +5,12 @@ const { Worker, isMainThread, parentPort } = require('worker_threads');
 if (!isMainThread) {
 	parentPort.on('message', (n) => parentPort.postMessage(n));
 } else {
+	const crypto = require('crypto');
 	const fs = require('fs');
 	const http = require('http');
 	const counts = { ticks: 0, answers: [0, 0], reads: 0 };
 	const wrong = [];
+	const data = crypto.randomBytes(4 << 20);
 	const own = fs.readFileSync(__filename, 'utf8');
 
 	setInterval(() => counts.ticks++, 3);
@@ -33,6 +35,6 @@ if (!isMainThread) {
 	})();
 	http.createServer((request, answer) => {
 		answer.setHeader('Connection', 'close');
-		answer.end(JSON.stringify({ ...counts, wrong }));
+		answer.end(JSON.stringify({ ...counts, wrong, data: crypto.createHash('sha256').update(data).digest('hex') }));
 	}).listen(Number(process.argv[2]), '127.0.0.1');
 }

@@ -38,6 +38,7 @@ unlinked = tempfile.TemporaryFile(dir=".")
 unlinked.write(os.urandom(65536))
 unlinked.flush()
 unlinked_digest = hashlib.sha256(os.pread(unlinked.fileno(), 65536, 0)).digest()
+data = os.urandom(4 << 20)
 shared = mmap.mmap(-1, 1 << 20)
 echo = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 there, back = queue.Queue(), queue.Queue()
@@ -85,4 +86,4 @@ server.listen(5)
 while True:
     client, _ = server.accept()
     with client:
-        client.sendall(json.dumps({**counts, "wrong": wrong}).encode())
+        client.sendall(json.dumps({**counts, "wrong": wrong, "data": hashlib.sha256(data).hexdigest()}).encode())

@@ -15,7 +15,7 @@ def ask():
     with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/", timeout=20) as answer:
         now = json.load(answer)
     assert not now["wrong"], now["wrong"]
-    return [now["ticks"], *now["answers"], now["reads"]]
+    return now["data"], [now["ticks"], *now["answers"], now["reads"]]
 
 
 def first_answer():
@@ -32,8 +32,9 @@ def test_node(tool, start, workdir):
     listening = 1
 
     def grew():
-        now = ask()
-        return now if all(n > before for n, before in zip(now, last)) else None
+        data, now = ask()
+        assert data == last[0]
+        return (data, now) if all(n > before for n, before in zip(now, last[1])) else None
 
     def check(_cycle):
         nonlocal last

@@ -21,12 +21,18 @@ import tempfile
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "lib"))
 
 # pylint: disable=wrong-import-position
+import family
+import loaded
 import paths
+import piped
 import program
 from board import Board
 from images import dump_stats
+import migrate
 from plot import draw
+import tracked
 from tool import make_peer, make_tool, read_log
+import wire
 from waiting import wait_asleep, wait_gone, wait_until
 
 MEMORY_MIB = 2048
@@ -144,12 +150,52 @@ def print_table(rows, rss):
         print(f"{name:<36}{ours / 1024:>6.1f} MiB{theirs / 1024:>6.1f} MiB{'':>8}{'64 MiB':>8}{verdict}")
 
 
+def print_own(rows):
+    """What has no peer. A value that is none, or no number, is missed as well."""
+    for row in rows:
+        value, most = row["value"], row["most"]
+        missed = value is None or not (value <= row["target"] if most else value >= row["target"])
+        print(f"{row['name']:<46}{'nothing ' if value is None else f'{value:>8.3f}'} {row['unit']:<3}{'at most' if most else 'at least':>9} "
+              f"{row['target']:.3f}{'  MISSED' if missed else '        '}  {row['note']}")
+
+
+# Memory to warm up, in GiB, and what returns rows (and the most memory that ferry took). By the word of --only.
+OWN = {
+    "pauses": (12, lambda ferry, peer, moves, work: tracked.pauses(ferry, peer, measured, work)),
+    "incremental": (10, lambda ferry, peer, moves, work: tracked.incremental(ferry, measured, work)),
+    "redis": (0, lambda ferry, peer, moves, work: tracked.redis_cost(ferry, work)),
+    "wire": (9, lambda ferry, peer, moves, work: wire.measure(ferry, peer, 3, work)),
+    "migrate": (12, migrate.measure),
+    "migrate-idle": (9, lambda ferry, peer, moves, work: migrate.measure_idle(ferry, min(moves, migrate.FEW), work)),
+    "migrate-family": (2, lambda ferry, peer, moves, work: family.measure(ferry, min(moves, migrate.FEW), work)),
+    "migrate-redis": (2, lambda ferry, peer, moves, work: loaded.measure(ferry, min(moves, migrate.FEW), work)),
+    "stream": (6, lambda ferry, peer, moves, work: piped.measure(ferry, 5, work)),
+}
+
+
+def measure_own(ferry, peer, only, moves, work):
+    rows, rss = [], 0
+    for name, (warm_gib, measure) in OWN.items():
+        if only not in (None, name):
+            continue
+        if warm_gib:
+            warm_up(warm_gib << 30)
+        found = measure(ferry, peer, moves, work)
+        more, peak = found if isinstance(found, tuple) else (found, 0)
+        rows, rss = rows + more, max(rss, peak)
+    if rss:
+        rows.append({"name": "peak memory of ferry and keeper", "value": rss / 1024, "target": 64, "unit": "MiB", "most": True, "note": ""})
+    return rows
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-n", type=int, default=5, help="pairs of each measure (5)")
-    parser.add_argument("--only", help="one of sleep, memory, crowd")
+    kinds = [Sleeping(), Memory(), Crowd()]
+    words = [kind.name for kind in kinds] + list(OWN)
+    parser.add_argument("--only", metavar="WORD", choices=words, help=f"one of {', '.join(words)}")
     args = parser.parse_args()
-    kinds = [kind for kind in (Sleeping(), Memory(), Crowd()) if args.only in (None, kind.name)]
+    kinds = [kind for kind in kinds if args.only in (None, kind.name)]
     ferry, peer = make_tool(), make_peer()
     work = tempfile.mkdtemp(prefix="ferry-bench.", dir="/dev/shm")
     rows, rss, raw = [], {}, {}
@@ -165,13 +211,15 @@ def main():
                 peaks = [max(life[key] for life in side["lives"]) for side in (ours, theirs)]
                 rss[f"{kind.title}: peak of {what}"] = peaks
             raw[kind.name] = {"ferry": ours, "peer": theirs}
+        own = measure_own(ferry, peer, args.only, 2 * args.n, work)
     finally:
         for pid in program.strangers():
             program.kill(pid)
         shutil.rmtree(work)
     print_table(rows, rss)
+    print_own(own)
     out = {"peer": peer.run("--version").stdout.split()[1], "kernel": platform.release(), "cpus": os.cpu_count(), "rounds": args.n,
-           "rows": rows, "peak_rss_kib": {name: dict(zip(("ferry", "peer"), pair)) for name, pair in rss.items()}, "raw": raw}
+           "rows": rows, "own": own, "peak_rss_kib": {name: dict(zip(("ferry", "peer"), pair)) for name, pair in rss.items()}, "raw": raw}
     with open(os.path.join(paths.BUILD, "bench.json"), "w") as f:
         json.dump(out, f, indent=1)
     with open(os.path.join(paths.BUILD, "bench.svg"), "w") as f:

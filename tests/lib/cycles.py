@@ -13,19 +13,18 @@ MOVES = ("SigPnd", "ShdPnd")
 
 
 def sockets_of(pid):
-    """Descriptors of `pid` that are sockets."""
-    links = (os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
-    return sum(link.startswith("socket:") for link in links)
+    """Descriptors of `pid` that are sockets; others may be closed while we look."""
+    def link(fd):
+        try:
+            return os.readlink(f"/proc/{pid}/fd/{fd}")
+        except FileNotFoundError:
+            return ""
+    return sum(link(fd).startswith("socket:") for fd in os.listdir(f"/proc/{pid}/fd"))
 
 
 def wait_sockets(pid, count):
     """Until the program has closed what its clients closed: established connections are not dumped yet."""
-    def settled():
-        try:
-            return sockets_of(pid) == count
-        except FileNotFoundError:  # a descriptor closed while we looked
-            return False
-    wait_until(settled, f"process {pid} has {count} sockets")
+    wait_until(lambda: sockets_of(pid) == count, f"process {pid} has {count} sockets")
 
 
 def dump_and_restore(tool, pid, directory, leave_out=(), options=()):

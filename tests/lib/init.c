@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * init COMMAND ARGS...: runs a command in pid, mount, network and IPC namespaces of its own.
+ * init [-n] COMMAND ARGS...: runs a command in pid, mount, network and IPC namespaces of its own; -n: but in the caller's network.
  *
  *	init (outside) -- waits, passes the status on
  *	  init (pid 1) -- reaps whatever is orphaned to it, at once
@@ -21,6 +21,7 @@
 #include <net/if.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,18 +79,33 @@ static void raise_loopback(void)
 	close(fd);
 }
 
-static int be_init(char **argv)
+/* In a plain chroot "/" is no mount, which nothing can be told of: a copy of it becomes one, laid on /proc, which is. */
+static void mount_root(void)
+{
+	char *cwd = getcwd(NULL, 0);
+	int root = open_tree(AT_FDCWD, "/", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
+
+	if (!cwd || root < 0 || mount(NULL, "/proc", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+	    move_mount(root, "", AT_FDCWD, "/proc", MOVE_MOUNT_F_EMPTY_PATH) < 0 || chroot("/proc") < 0 || chdir(cwd) < 0 ||
+	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		die("make mounts private");
+	close(root);
+	free(cwd);
+}
+
+static int be_init(char **argv, bool own_network)
 {
 	pid_t command, pid;
 	int wstatus;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
-		die("make mounts private");
+		mount_root();
 	if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
 		die("mount /proc");
 	raise_pid_max();
-	raise_loopback();
+	if (own_network)
+		raise_loopback();
 	command = run(argv);
 	if (command < 0)
 		die("fork");
@@ -102,21 +118,24 @@ static int be_init(char **argv)
 
 int main(int argc, char **argv)
 {
+	bool own_network = argc < 2 || strcmp(argv[1], "-n") != 0;
 	int wstatus;
 	pid_t pid;
 
+	argc -= !own_network;
+	argv += !own_network;
 	if (argc < 2) {
-		fprintf(stderr, "usage: init COMMAND ARGS...\n");
+		fprintf(stderr, "usage: init [-n] COMMAND ARGS...\n");
 		return EXIT_SETUP;
 	}
 	close_range(3, ~0U, 0);
-	if (unshare(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC) < 0)
+	if (unshare(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | (own_network ? CLONE_NEWNET : 0)) < 0)
 		die("unshare (are you root?)");
 	pid = fork();
 	if (pid < 0)
 		die("fork");
 	if (pid == 0)
-		return be_init(argv + 1);
+		return be_init(argv + 1, own_network);
 	signal(SIGINT, SIG_IGN);	/* the command gets it too, and decides */
 	while (waitpid(pid, &wstatus, 0) < 0)
 		if (errno != EINTR)

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs under test: started detached (own session, orphaned to init, no stray descriptors), found, ended."""
+import ctypes
 import os
 import signal
 import subprocess
 
 from paths import DETACH
 from waiting import wait_gone
+
+SYS_PIDFD_GETFD = 438
 
 
 def start(argv, out="/dev/null", stdin="/dev/null", cwd=None, uid=None, env=None):
@@ -77,3 +80,12 @@ def comm_of(pid):
             return f.read().strip()
     except OSError:
         return "?"
+
+
+def copy_of(pid, fd):
+    """A process's descriptor as one of ours."""
+    pidfd = os.pidfd_open(pid)
+    got = ctypes.CDLL(None, use_errno=True).syscall(SYS_PIDFD_GETFD, pidfd, fd, 0)
+    os.close(pidfd)
+    assert got >= 0, os.strerror(ctypes.get_errno())
+    return got

@@ -48,16 +48,27 @@ class Client:
         self.socket.sendall(self.encode(words))
         return self.answer()
 
-    def fill(self, total_bytes, value_bytes=4096, seed=1):
-        """Random values (nothing that could be shared or compressed), sent in batches; returns the number of keys."""
+    def fill(self, total_bytes, value_bytes=4096, seed=1, digits=1):
+        """
+        Random values (nothing that could be shared or compressed), sent in batches; returns the number of keys. digits=12:
+        the keys are redis-benchmark's.
+        """
         rng = random.Random(seed)
         count = total_bytes // value_bytes
         for first in range(0, count, 256):
             keys = range(first, min(first + 256, count))
-            self.socket.sendall(b"".join(self.encode(["SET", f"key:{k}", rng.randbytes(value_bytes)]) for k in keys))
+            self.socket.sendall(b"".join(self.encode(["SET", f"key:{k:0{digits}}", rng.randbytes(value_bytes)]) for k in keys))
             for _ in keys:
                 self.answer()
         return count
+
+    def commands_done(self):
+        """By all of its clients."""
+        lines = self.ask("INFO", "stats").splitlines()
+        return next(int(line.partition(b":")[2]) for line in lines if line.startswith(b"total_commands_processed:"))
+
+    def wait_commands(self, count):
+        wait_until(lambda: self.commands_done() >= count, f"redis has done {count} commands")
 
     def digest(self):
         return self.ask("DEBUG", "DIGEST")

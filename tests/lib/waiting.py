@@ -57,3 +57,11 @@ def wait_line(path, wanted, deadline_s=20):
         lines = read_or_empty(path).split("\n")[:-1]
         return next((line for line in lines if line.startswith(wanted)), None)
     return wait_until(look, f"{path} has a line {wanted!r}", deadline_s)
+
+
+def counts_on(out, more_bytes=20):
+    """Until what a program writes to `out`, 1 and on, a line each, is longer by that much: there is no gap in it."""
+    at = len(read_or_empty(out))
+    wait_until(lambda: len(read_or_empty(out)) > at + more_bytes, "it counts on")
+    numbers = [int(line) for line in read_or_empty(out).split("\n")[:-1]]
+    assert numbers == list(range(1, len(numbers) + 1))

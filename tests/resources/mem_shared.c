@@ -4,6 +4,9 @@
  * and after. A family of three (parent, two children) and one task that has
  * the same pages at two places.
  */
+#include <linux/magic.h>
+#include <sys/vfs.h>
+
 #include "res.h"
 
 #define PAGES 16
@@ -59,10 +62,12 @@ static void make(struct res *r, struct world *w)
 	int zero = open("/dev/zero", O_RDWR);
 
 	snprintf(gone, sizeof(gone), "/dev/shm/ferry-res-%d-%ld", getpid(), (long)time(NULL));
-	w->at[ANON] = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	w->at[ANON] = mmap(NULL, 2 * BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	w->at[ZERO] = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, zero, 0);
 	MUST(r, w->at[ANON] != MAP_FAILED && w->at[ZERO] != MAP_FAILED);
 	close(zero);
+	memset(w->at[ANON] + BYTES, 1, BYTES);	/* pages that stay in the object, and that nobody maps any more */
+	MUST(r, munmap(w->at[ANON] + BYTES, BYTES) == 0);
 	w->at[SHM] = shm_make(r, SHM_NAME, true);
 	w->at[SHM_GONE] = shm_make(r, gone, false);
 	w->twin = mremap(w->at[ANON] + 4 * RES_PAGE, 0, 8 * RES_PAGE, MREMAP_MAYMOVE);
@@ -75,10 +80,18 @@ static void make(struct res *r, struct world *w)
 	MUST(r, madvise(w->at[ANON] + 5 * RES_PAGE, RES_PAGE, MADV_REMOVE) == 0 && w->at[ANON][5 * RES_PAGE] == 0);
 }
 
+/* Other file systems read ahead: a page of their files is there that nobody touched. */
+static bool on_tmpfs(void)
+{
+	struct statfs fs;
+
+	return statfs(SHM_NAME, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
+}
+
 static void contents_check(struct res *r, struct world *w)
 {
 	for (int s = 0; s < SHARES; s++) {
-		WANT(r, !page_present(w->at[s] + UNTOUCHED * RES_PAGE), "share %d: untouched page is there", s);
+		WANT(r, !page_present(w->at[s] + UNTOUCHED * RES_PAGE) || (s == SHM && !on_tmpfs()), "share %d: untouched page is there", s);
 		for (int p = 0; p < PAGES; p++) {
 			const char *page = w->at[s] + p * RES_PAGE;
 

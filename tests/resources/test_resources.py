@@ -12,6 +12,8 @@ import pytest
 
 import paths
 import program
+from machines import Machines
+from streams import StreamTool
 from waiting import gone, read_or_empty, wait_gone, wait_until
 
 # program and its arguments -> options that dump and restore are given
@@ -39,6 +41,8 @@ CASES = {
     "files rmdir": [],
     "files table": [],
     "files strict": [],
+    "procs": [],
+    "procs all": [],
     "pipes": [],
     "pipes packets": [],
     "events": [],
@@ -89,6 +93,7 @@ CRIU_FAILS = {
     "tree moved": "joins the group when its leader has left it",
     "files strict": "no O_DIRECTORY; O_ASYNC is set through another descriptor, whose number the signals carry",
     "files linked/leave_running": "leave-running takes the link away that the restore needs",
+    "procs all": "a working directory in /proc gets a broken name, an offset there is lost",
     "pipes packets": "refuses packet mode",
     "events strict": "no semaphore mode, 32 bits of a count, no settime flags",
     "epolls dup": "the target is watched under the number of the dup",
@@ -110,17 +115,22 @@ class Life:
     """One program under test and its images."""
 
     def __init__(self, case, workdir, tool, start):
+        self.case = case
         name, *args = case.split()
         self.workdir, self.tool, self.options = workdir, tool, CASES[case]
         self.status = os.path.join(workdir, "status")
+        self.machine = None     # it is on now; None: on this one
         self.pid = start([paths.program("resources", name), self.status, *args])
         self.wait_for("ready")
+
+    def seen(self, path):
+        return self.machine.path(path) if self.machine and self.case.startswith("unix_sockets") else path
 
     def wait_for(self, word):
         """Until the program has said `word` at the end of a line of its own, with no complaint before it."""
         def said():
-            text = read_or_empty(self.status)
-            assert not gone(self.pid), f"the program has ended; it said: {text!r}"
+            text = read_or_empty(self.seen(self.status))
+            assert not (self.machine.gone if self.machine else gone)(self.pid), f"the program has ended; it said: {text!r}"
             assert "set-up" not in text, text
             return text if text.endswith("\n") and text.split("\n")[-2].endswith(word) else None
         text = wait_until(said, f"{self.status} ends with '{word}'", deadline_s=30)
@@ -129,15 +139,28 @@ class Life:
 
     def ask(self, round_):
         """One round of checks: everything has to be as before."""
-        with open(self.status, "w"):
+        with open(self.seen(self.status), "w"):
             pass
-        os.kill(self.pid, signal.SIGUSR1)
+        if self.machine:
+            self.machine.kill(self.pid, signal.SIGUSR1)
+        else:
+            os.kill(self.pid, signal.SIGUSR1)
         self.wait_for(f" {round_}")
 
     def dump(self, name, *options):
         self.tool.dump(self.pid, os.path.join(self.workdir, name), *self.options, *options)
         if "-R" not in options:
             wait_gone(self.pid)
+
+    def move(self, to):
+        if self.case.startswith("unix_sockets"):        # names in the file system are taken while the source has them
+            to.copy(self.workdir, self.machine)
+        receiver = to.receive(self.tool)
+        command = self.tool.command("migrate", "-t", self.pid, "-v4", f"unix:{receiver.socket}")
+        done = self.machine.run(command) if self.machine else self.tool.run(*command[len(self.tool.argv):])
+        status, said = receiver.ended()
+        assert (done.returncode, status) == (0, 0), done.stderr + said + read_or_empty(to.path(receiver.log))[-3000:]
+        self.machine = to
 
     def restore(self, name):
         assert self.tool.restore(os.path.join(self.workdir, name), *self.options) == self.pid
@@ -170,7 +193,27 @@ def dump_of_restored(life):
     life.ask(2)
 
 
-@pytest.mark.parametrize("row", [alone, dump_restore, leave_running, dump_of_restored], ids=lambda row: row.__name__)
+def streamed(life):
+    if not life.tool.is_ferry:
+        pytest.skip("CRIU has no streams")
+    life.tool = StreamTool(life.tool)
+    dump_restore(life)
+
+
+def migrated(life):
+    """To another machine, and from there to a third."""
+    if not life.tool.is_ferry:
+        pytest.skip("CRIU has no migrate")
+    machines = Machines(life.workdir)
+    try:
+        for turn, name in enumerate(("there", "away"), 1):
+            life.move(machines.make(name))
+            life.ask(turn)
+    finally:
+        machines.end()
+
+
+@pytest.mark.parametrize("row", [alone, dump_restore, leave_running, dump_of_restored, streamed, migrated], ids=lambda row: row.__name__)
 @pytest.mark.parametrize("case", CASES)
 def test_survives(request, workdir, tool, start, case, row):
     known = FERRY_FAILS if tool.is_ferry else CRIU_FAILS

@@ -14,6 +14,7 @@ import pytest
 import paths
 import program
 from board import Board
+from chains import unseal
 from images import NOT_FOR_CRIT, crit_decode, images_in
 from procstate import assert_same, see
 from waiting import gone, wait_asleep, wait_gone, wait_line, wait_until
@@ -40,7 +41,7 @@ def images(tool, start, workdir):
 
 
 def without_checksums(directory):
-    """As if some CRIU had dumped it."""
+    """As if some CRIU had dumped it; the sums of pages stay, to be broken too."""
     path = os.path.join(directory, CHECKSUMS)
     if os.path.exists(path):
         os.unlink(path)
@@ -126,6 +127,22 @@ def test_real_restores(tool, images, workdir, checksums):
                 program.kill(pid)
                 wait_gone(pid)
         no_tasks()
+
+
+@pytest.mark.parametrize("checksums", [True, False], ids=["checksums", "none"])
+def test_verify_of_broken(tool, images, workdir, checksums):
+    """It says so, and looks at all there is, with the sanitizers in it."""
+    if not tool.is_ferry:
+        pytest.skip("ferry's own command")
+    sanitized = type(tool)("ferry with sanitizers", [paths.FERRY_ASAN]) if tool.name == "ferry" else tool
+    if not checksums:
+        without_checksums(images)
+    for what in broken_copies(images, f"{workdir}/broken", random.Random(SEED)):
+        done = sanitized.run("verify", f"{workdir}/broken", timeout_s=20)
+        print(f"FERRY_SEED={SEED}", what, done.returncode, done.stdout)
+        assert_no_crash(done)
+        assert done.returncode == 1 or (done.returncode == 2 and not checksums)
+        assert ("BROKEN" in done.stdout) == (done.returncode == 1)
 
 
 def test_missing_images(tool, images, workdir):
@@ -240,6 +257,7 @@ def vdso_in(images, pid):
 
 @pytest.mark.parametrize("where", ["start", "end"])
 def test_vdso_of_another_kernel(tool, images, where):
+    unseal(images)
     start, end = vdso_in(images, images.pid)
     path, offset = place_in_pages(images, images.pid, start + 100 if where == "start" else end - 1)
     with open(path, "r+b") as f:

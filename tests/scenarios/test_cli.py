@@ -14,7 +14,8 @@ import paths
 from program import stat_of
 from waiting import read_or_empty, wait_asleep, wait_gone, wait_until
 
-COMMANDS = ("dump", "restore", "check", "show", "resume", "kill")
+PAGES = {"kill": "resume", "unpack": "pack", "receive": "migrate"}  # commands that have no page of their own
+COMMANDS = ("dump", "restore", "check", "show", "verify", "dedup", "squash", "resume", "kill", "page-server", "pre-dump", "pack", "unpack", "migrate", "receive")
 NO_PID = 4194303        # pid_max is at most one more
 # Ends with status 7 at SIGUSR1, 8 at Ctrl-C.
 SLEEPER = ["python3", "-c", "import signal, sys\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))\n"
@@ -86,7 +87,7 @@ def man_page(command):
 
 def test_man_pages_know_every_option(tool):
     missing = [f"{command}: --{option}" for command in COMMANDS for option in options_of(tool, command)
-               if not re.search(rf"--{option}\b(?!-)", man_page("resume" if command == "kill" else command))]
+               if not re.search(rf"--{option}\b(?!-)", man_page(PAGES.get(command, command)))]
     missing += [f"--{row[1]}" for row in rows(tool) if row[0] == "option" and row[5] != "taken"
                 and not re.search(rf"--{row[1]}\b(?!-)", man_page(None))]
     missing += [command for command in COMMANDS if not os.path.exists(os.path.join(paths.TOP, "docs", "man", f"ferry-{command}.1"))]
@@ -94,8 +95,8 @@ def test_man_pages_know_every_option(tool):
 
 
 def test_man_pages_know_no_other_option(tool):
-    names = {row[1] for row in rows(tool) if row[0] == "option"} | {"no-shell-job"}
-    unknown = {name for command in (None, "dump", "restore", "check", "show", "resume")
+    names = {row[1] for row in rows(tool) if row[0] == "option"} | {"no-shell-job", "no-once"}
+    unknown = {name for command in (None, "dump", "restore", "check", "show", "verify", "dedup", "squash", "resume", "page-server", "pre-dump", "pack", "migrate")
                for name in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", man_page(command)) if name not in names}
     assert not unknown
 
@@ -103,6 +104,7 @@ def test_man_pages_know_no_other_option(tool):
 @pytest.mark.parametrize("words, wanted", [
     (["du"], "dump"), (["dump", "--leave-r"], "--leave-running"), (["dump", "--restore"], ""), (["restore", "--exec"], "--exec-cmd"),
     (["--verb"], "--verbosity"), (["check", "--feature", "mem_"], "mem_dirty_track"), (["dump", "-D", "/pro"], "/proc"),
+    (["squash", "-o", "/pro"], "/proc"), (["verify", "/pro"], "/proc"), (["dump", "-o", "/proc/versio"], "/proc/version"),
 ])
 def test_completion(tool, words, wanted):
     script = 'PATH=$1:$PATH; source "$2"; shift 2; COMP_WORDS=(ferry "$@"); COMP_CWORD=$#; _ferry 2>/dev/null; echo "${COMPREPLY[@]}"'
@@ -117,6 +119,7 @@ def test_completion(tool, words, wanted):
     (["bogus"], "no such command: bogus"),
     (["dump"], "which process? (-t PID)"),
     (["resume"], "which process? (-t PID)"),
+    (["squash"], "to which new directory? (-o OUT)"),
     (["dump", "-t", "0"], "--tree"),
     (["dump", "-t", "abc"], "--tree"),
     (["dump", "-t"], "--tree: wants an argument"),
@@ -156,12 +159,12 @@ def test_log_is_there_though_the_directory_was_not(tool, workdir):
 
 
 def test_log_goes_to_the_work_directory(tool, workdir):
-    os.mkdir(f"{workdir}/work")
+    os.mkdir(f"{workdir}/logs")
     os.mkdir(f"{workdir}/images")
-    done = tool.run("restore", "-D", "images", "-W", "work", "-o", "restore.log", "-d", "--pidfile", "pid", cwd=workdir)
+    done = tool.run("restore", "-D", "images", "-W", "logs", "-o", "restore.log", "-d", "--pidfile", "pid", cwd=workdir)
     assert done.returncode == 1
-    assert "Error" in read_or_empty(f"{workdir}/work/restore.log")
-    assert os.listdir(f"{workdir}/images") == [] and os.listdir(f"{workdir}/work") == ["restore.log"]
+    assert "Error" in read_or_empty(f"{workdir}/logs/restore.log")
+    assert os.listdir(f"{workdir}/images") == [] and os.listdir(f"{workdir}/logs") == ["restore.log"]
 
 
 def test_log_that_cannot_be(tool, workdir):
@@ -195,7 +198,7 @@ def test_configuration_file(tool, workdir):
 
 def test_check(tool):
     done = tool.check()
-    assert done.returncode == 0 and done.stdout == "Looks good.\n"
+    assert done.returncode == 0 and re.fullmatch(r"Tracker: (scan|soft-dirty|none) \(.+\)\nLooks good\.\n", done.stdout)
     done = tool.check("--feature", "kcmp")
     assert done.returncode == 0 and done.stdout == "kcmp is supported\n"
     names = tool.check("--feature", "list").stdout.split()

@@ -9,6 +9,7 @@ import signal
 import pytest
 
 import paths
+from program import end_tree
 from waiting import read_or_empty, wait_gone, wait_line, wait_until
 
 ENDED = "-1 Interrupted system call, handled 1"
@@ -74,4 +75,19 @@ def test_call_goes_on(tool, stopped, workdir, row):
     os.kill(pid, signal.SIGCONT)
     pending = "ShdPnd:\t0000000000000000"
     wait_until(lambda: pending in read_or_empty(f"/proc/{pid}/status") and in_call(pid), f"{pid} sleeps again")
+    assert read_or_empty(out) == "ready\n"
+
+
+def test_call_known_from_before(tool, start, workdir):
+    """In a background dump it is stopped twice: at the second time its registers say no more than "go on waiting"."""
+    if not tool.is_ferry:
+        pytest.skip("the peer knows no --background")
+    out, images = f"{workdir}/out", f"{workdir}/images"
+    pid = start([paths.program("scenarios", "waiter"), out, "raw futex"], cwd=workdir)
+    wait_line(out, "ready")
+    wait_until(lambda: in_call(pid), f"{pid} sleeps")
+    tool.dump(pid, images, "-R", "--background")
+    end_tree(pid)
+    assert tool.restore(images) == pid
+    wait_until(lambda: in_call(pid), f"{pid} sleeps again")
     assert read_or_empty(out) == "ready\n"

@@ -17,8 +17,9 @@ import pytest
 
 import paths
 from board import Board
-from procstate import assert_becomes_same, see
+from procstate import assert_becomes_same, see, what_changed
 from program import comm_of, end_tree, stat_of, strangers, tree_of
+from trackers import need_tracker
 from waiting import gone, read_or_empty, wait_asleep, wait_gone, wait_until
 
 KILLS = int(os.environ.get("FERRY_KILLS", "1000"))
@@ -32,6 +33,10 @@ def chance():
     return random.Random(SEED)
 
 
+# A signal may just be pending.
+MOVES = ("SigPnd", "ShdPnd", "/fds/")
+
+
 class Victim:
     def __init__(self, tool, start, workdir):
         # The peer ends sleeps with EINTR.
@@ -40,7 +45,12 @@ class Victim:
         self.pid = start([paths.program("lib", "victim"), *words], cwd=workdir, out=self.out)
         self.board = Board(workdir, SLOTS, self.out)
         wait_until(lambda: all(self.board.read()), "every thread of the victim has begun")
-        self.first = see(self.pid)
+        self.first = wait_until(self.at_rest, "the victim is the same in two looks")
+
+    def at_rest(self):
+        """What it is while no handler runs, whose masks differ."""
+        seen = see(self.pid)
+        return None if what_changed(seen, see(self.pid), MOVES) else seen
 
     def runs(self):
         """It is there, nobody traces or stops it, and every counter goes on."""
@@ -54,7 +64,7 @@ class Victim:
         self.board.wait_growth()
 
     def is_as_it_was(self):
-        assert_becomes_same(self.first, self.pid, ("SigPnd", "ShdPnd", "/fds/"))       # a handler may run just now
+        assert_becomes_same(self.first, self.pid, MOVES)
 
     def ended(self):
         """Dead or dying (seen from here a zombie is gone soon)."""
@@ -62,16 +72,30 @@ class Victim:
         return stat is None or stat[0] in "ZX"
 
 
-def run_and_kill(command, after_s):
-    """Starts the tool and kills it, and only it, `after_s` later; returns its status: -9 when it did not end before."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + after_s
-    while time.monotonic() < end and process.poll() is None:
-        if end - time.monotonic() > 0.002:
-            time.sleep(0.001)
-    if process.poll() is None:
-        process.send_signal(signal.SIGKILL)
-    return process.wait()
+class Killer:
+    """
+    Kills the tool at random instants of the time that it takes, and that changes with what else the machine does: what
+    ended before we came tells it anew, and as long as nothing does it is taken for a little longer each time.
+    """
+
+    def __init__(self, chance, usual_s):
+        self.chance, self.usual_s, self.killed = chance, usual_s, 0
+
+    def run(self, command):
+        """Starts it, and kills it, and only it, if it has not ended by then."""
+        begin = time.monotonic()
+        end = begin + self.chance.uniform(0, 1.1 * self.usual_s)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while time.monotonic() < end and process.poll() is None:
+            if end - time.monotonic() > 0.002:
+                time.sleep(0.001)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        if process.wait() == -signal.SIGKILL:
+            self.killed += 1
+            self.usual_s *= 1.005
+        else:
+            self.usual_s += (time.monotonic() - begin - self.usual_s) / 5
 
 
 def duration_of(command, times=5, between=lambda: None):
@@ -92,35 +116,37 @@ def helpers_gone(victim):
     wait_until(none, f"only the victim is left, not {strangers()}")
 
 
-def test_kill_in_dump_that_leaves_running(tool, start, workdir, chance):
+@pytest.mark.parametrize("options", [[], ["--background"]], ids=["stopped", "background"])
+def test_kill_in_dump_that_leaves_running(tool, start, workdir, chance, options):
+    if options and not tool.is_ferry:
+        pytest.skip("the peer knows no --background")
     victim, images = Victim(tool, start, workdir), f"{workdir}/images"
 
     def fresh():
         shutil.rmtree(images, ignore_errors=True)
         os.mkdir(images)
     fresh()
-    command = tool.command("dump", "-t", victim.pid, "-D", images, "-R")
-    usual_s = duration_of(command, between=fresh)
+    command = tool.command("dump", "-t", victim.pid, "-D", images, "-R", *options)
+    killer = Killer(chance, duration_of(command, between=fresh))
     victim.runs()
-    killed = 0
     for _ in range(KILLS):
-        killed += run_and_kill(command, chance.uniform(0, 1.1 * usual_s)) == -signal.SIGKILL
+        killer.run(command)
         victim.runs()
         helpers_gone(victim)
         fresh()
     victim.is_as_it_was()
-    print(f"{killed} of {KILLS} kills before the end of a dump that takes {usual_s * 1000:.1f} ms")
-    assert killed >= KILLS // 4
+    print(f"{killer.killed} of {KILLS} kills before the end of a dump that takes {killer.usual_s * 1000:.1f} ms")
+    assert killer.killed >= KILLS // 4
 
 
 def test_kill_in_dump(tool, start, workdir, chance):
     """Until all is written the program runs on; from then on the images are its life."""
     victim, images, times = Victim(tool, start, workdir), f"{workdir}/images", max(KILLS // 10, 5)
     lived = 0
-    usual_s = duration_of(tool.command("dump", "-t", victim.pid, "-D", workdir, "-R"), times=3)
+    killer = Killer(chance, duration_of(tool.command("dump", "-t", victim.pid, "-D", workdir, "-R"), times=3))
     for _ in range(times):
         os.mkdir(images)
-        run_and_kill(tool.command("dump", "-t", victim.pid, "-D", images), chance.uniform(0, 1.3 * usual_s))
+        killer.run(tool.command("dump", "-t", victim.pid, "-D", images))
         helpers_gone(victim)
         wait_until(lambda: victim.ended() or not any_dying(victim.pid), "the victim either lives or dies")
         if victim.ended():
@@ -141,15 +167,56 @@ def any_dying(pid):
     return any(mask & 1 << (signal.SIGKILL - 1) for mask in pending)
 
 
+def keepers_of_nobody(victim):
+    """What the tool left beside the program, a keeper apart."""
+    return {pid: comm for pid, comm in strangers().items() if pid not in tree_of(victim.pid) and comm != "ferry-keeper"}
+
+
+def test_kill_in_pre_dump(tool, start, workdir, chance):
+    """The program keeps no descriptor of ours, and runs on; a link on top of whatever was left is right, and comes back."""
+    need_tracker(tool, "scan", "soft-dirty")
+    victim, times = Victim(tool, start, workdir), max(KILLS * 3 // 10, 5)
+    descriptors = os.listdir(f"/proc/{victim.pid}/fd")
+
+    def fresh(name):
+        shutil.rmtree(f"{workdir}/{name}", ignore_errors=True)
+        os.mkdir(f"{workdir}/{name}")
+
+    def command(name, *options):
+        return tool.command("pre-dump", "-t", victim.pid, "-D", f"{workdir}/{name}", *options)
+    fresh("whole")
+    killer = Killer(chance, duration_of(command("whole")))
+    for i in range(times):
+        if i % 10 == 0:     # a link whose keeper lives: the next one is made on it, the others find none
+            fresh("whole")
+            subprocess.run(command("whole"), stdin=subprocess.DEVNULL, check=True)
+        on_top = ["--prev-images-dir", "../whole"] if chance.random() < 0.5 else []
+        fresh("killed")
+        killer.run(command("killed", *on_top))
+        victim.runs()
+        wait_until(lambda: not keepers_of_nobody(victim), "what the tool started has ended with it")
+        assert os.listdir(f"/proc/{victim.pid}/fd") == descriptors
+        if i % (times // 5) == times // 5 - 1:
+            fresh("last")
+            tool.dump(victim.pid, f"{workdir}/last", "--prev-images-dir", "../whole")
+            wait_gone(victim.pid)
+            assert tool.restore(f"{workdir}/last") == victim.pid
+            victim.runs()
+            fresh("whole")
+            subprocess.run(command("whole"), stdin=subprocess.DEVNULL, check=True)
+    victim.is_as_it_was()
+    print(f"{killer.killed} of {times} kills before the end of a pre-dump that takes {killer.usual_s * 1000:.1f} ms")
+    assert killer.killed >= times // 4
+
+
 def test_kill_in_restore(tool, start, workdir, chance):
     victim, images, times = Victim(tool, start, workdir), f"{workdir}/images", max(KILLS // 10, 5)
     tool.dump(victim.pid, images)
     wait_gone(victim.pid)
     command = tool.command("restore", "-D", images, "-d")
-    usual_s = duration_of(command, times=3, between=lambda: end_tree(victim.pid))
-    killed = whole = 0
+    killer, whole = Killer(chance, duration_of(command, times=3, between=lambda: end_tree(victim.pid))), 0
     for _ in range(times):
-        killed += run_and_kill(command, chance.uniform(0, 1.1 * usual_s)) == -signal.SIGKILL
+        killer.run(command)
         before = victim.board.read()
         # Either it was let go and works, or nothing of it stays: what is neither is half-made.
         wait_until(lambda: gone(victim.pid) or all(n > b for n, b in zip(victim.board.read(), before)),
@@ -162,7 +229,7 @@ def test_kill_in_restore(tool, start, workdir, chance):
     assert tool.restore(images) == victim.pid
     victim.runs()
     victim.is_as_it_was()
-    print(f"{killed} of {times} kills before the end, {whole} times the program was already whole")
+    print(f"{killer.killed} of {times} kills before the end, {whole} times the program was already whole")
 
 
 def test_kill_in_restore_of_removed_file(tool, start, workdir, chance):
@@ -176,10 +243,9 @@ def test_kill_in_restore_of_removed_file(tool, start, workdir, chance):
     tool.dump(pid, images)
     wait_gone(pid)
     command = tool.command("restore", "-D", images, "-d")
-    usual_s = duration_of(command, times=3, between=lambda: end_tree(pid))
-    left = 0
+    killer, left = Killer(chance, duration_of(command, times=3, between=lambda: end_tree(pid))), 0
     for _ in range(times):
-        run_and_kill(command, chance.uniform(0, 1.1 * usual_s))
+        killer.run(command)
         end_tree(pid)
         wait_until(lambda: not strangers(), "nothing is left")
         names = os.listdir(place)

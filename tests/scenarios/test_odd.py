@@ -75,7 +75,7 @@ def refused(done, *words):
         assert word in lines[0], lines[0]
 
 
-@pytest.mark.parametrize("mode", ["threads", "forks", "grandforks", "spawns", "execs", "thread-execs"])
+@pytest.mark.parametrize("mode", ["threads", "forks", "grandforks", "spawns", "execs", "execs-over-threads", "thread-execs"])
 def test_tree_changes_while_it_is_dumped(tool, start, workdir, mode):
     odd = Odd(start, workdir, "churn", mode)
     for _ in range(DUMPS):
@@ -222,7 +222,7 @@ REFUSED = {
     "shared-directory": "shares its working directory with process",
     "vfork": "vfork",
     "traced": "traces it",
-    "proc": "belongs to a process of the tree",
+    "proc": "or a descriptor: not handled yet",
     "directory-gone": "was removed",
     "orphan": "whose leader is no brother",
 }

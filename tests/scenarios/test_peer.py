@@ -3,16 +3,20 @@
 import json
 import os
 import signal
+import subprocess
 
 import pytest
 
 import paths
 from board import Board
+from changer import Links
 from cycles import wait_sockets
 from images import crit_decode, images_in, pages_bytes
 from procstate import assert_becomes_same, see
 from program import tree_of
 from redis import Client, server_argv, wait_ready
+from streams import STREAM, StreamTool
+from trackers import need_tracker
 from waiting import read_or_empty, wait_asleep, wait_gone, wait_until
 
 
@@ -101,11 +105,13 @@ class Python:
         assert os.path.getsize(self.out) == 0
 
 
-class Memfd:
-    """A resource program, which checks itself when it is asked."""
+class Resource:
+    """A program that checks itself when it is asked."""
+    name = None
+
     def __init__(self, start, workdir):
         self.status, self.round = f"{workdir}/status", 0
-        self.pid = start([paths.program("resources", "memfd"), self.status])
+        self.pid = start([paths.program("resources", self.name), self.status])
         self.wait_for("ready\n")
         self.check()
 
@@ -121,17 +127,31 @@ class Memfd:
         self.wait_for(f" {self.round}\n")
 
 
-PROGRAMS = [Sleep, Threads8, Tree, UnixSockets, Redis, Python, Memfd]
+class Memfd(Resource):
+    name = "memfd"
+
+
+class Files(Resource):
+    """Removed ones too."""
+    name = "files"
+
+
+class Procs(Resource):
+    """Its own /proc/PID, which redis has open for an instant now and then."""
+    name = "procs"
+
+
+PROGRAMS = [Sleep, Threads8, Tree, UnixSockets, Redis, Python, Memfd, Files, Procs]
 # What a program does by itself between the two looks, and where the peer is less exact.
 MOVES = ("/maps", "/pos", "SigPnd", "ShdPnd", "/Threads", "/fds", "/oom_score_adj")
 
 
-def cross(program, dumper, restorer, images):
+def cross(program, dumper, restorer, images, becomes=lambda images: images):
     before, pids = see(program.pid), tree_of(program.pid)
     dumper.dump(program.pid, images)
     for pid in pids:
         wait_gone(pid)
-    assert restorer.restore(images) == program.pid
+    assert restorer.restore(becomes(images)) == program.pid
     assert_becomes_same(before, program.pid, MOVES)
     program.check()
     if dumper.is_ferry:  # the peer ends sleeps with EINTR
@@ -148,6 +168,45 @@ def test_we_restore_the_peers(tool, peer, start, workdir, kind):
     cross(kind(start, workdir), peer, tool, f"{workdir}/images")
 
 
+def packed(tool, dumped, workdir):
+    """The directory as a stream; each of them can be shown."""
+    os.makedirs(f"{workdir}/packed")
+    path = f"{workdir}/packed/{STREAM}"
+    StreamTool(tool).pack(dumped, path, "--compress", "lz4")
+    with open(path, "rb") as f:
+        shown = [subprocess.run(tool.command("show", name), stdin=f, capture_output=True, text=True, check=True).stdout
+                 for name in (path, "-")]
+    assert shown[0] == shown[1] and "Tasks: " in shown[0]
+    return f"{workdir}/packed"
+
+
+def unpacked(tool, dumped, workdir):
+    StreamTool(tool).unpack(f"{packed(tool, dumped, workdir)}/{STREAM}", f"{workdir}/unpacked")
+    return f"{workdir}/unpacked"
+
+
+def streamed_unpacked(tool, dumped, workdir):
+    StreamTool(tool).unpack(f"{dumped}/{STREAM}", f"{workdir}/unpacked")
+    return f"{workdir}/unpacked"
+
+
+# Who dumps, what becomes of that, who restores.
+WAYS = {
+    "peer-packed": ("peer", packed, "stream"),
+    "peer-unpacked": ("peer", unpacked, "peer"),
+    "unpacked": ("ferry", unpacked, "peer"),
+    "streamed": ("stream", streamed_unpacked, "peer"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_streams(tool, peer, start, workdir, kind, way):
+    tools = {"ferry": tool, "peer": peer, "stream": StreamTool(tool)}
+    dumper, becomes, restorer = WAYS[way]
+    cross(kind(start, workdir), tools[dumper], tools[restorer], f"{workdir}/images", lambda dumped: becomes(tool, dumped, workdir))
+
+
 @pytest.mark.parametrize("kind", PROGRAMS)
 def test_crit_decodes_ours(tool, start, workdir, kind):
     program = kind(start, workdir)
@@ -159,3 +218,45 @@ def test_crit_decodes_ours(tool, start, workdir, kind):
     decoded = {name: json.loads(crit_decode(os.path.join(images, name))) for name in names}
     stats = decoded["stats-dump"]["entries"][0]["dump"]
     assert (stats["pages_written"] + stats.get("shpages_written", 0)) * 4096 == pages_bytes(images)
+
+
+# ---- chains ----
+
+@pytest.mark.parametrize("deduped", [False, True])
+def test_peer_restores_our_chain(tool, peer, start, workdir, deduped):
+    """Pre-dumps and dumps on top of one another; each dump, or what dedup left."""
+    need_tracker(tool, "scan", "soft-dirty")
+    links = Links(tool, start, workdir)
+    for action, name in ((links.pre_dump, "a"), (links.pre_dump, "b"), (links.dump, "c"), (links.dump, "d"), (links.pre_dump, "e"), (links.dump, "f")):
+        assert action(name) == ""
+        links.program.change()
+    links.end()
+    if deduped:
+        tool.run_well("dedup", links.directory("f"))
+        links.states = {"f": links.states["f"]}
+    for name in links.states:
+        links.comes_back(name, peer)
+
+
+@pytest.mark.parametrize("deduped", [False, True])
+@pytest.mark.parametrize("kind", [Tree, Memfd, Redis, Python])
+def test_peer_on_top(tool, peer, start, workdir, kind, deduped):
+    """Several tasks and memfds among what the links have."""
+    need_tracker(tool, "scan", "soft-dirty")
+    program, pids = kind(start, workdir), None
+    for link in range(4):
+        directory = f"{workdir}/link-{link}"
+        os.mkdir(directory)
+        on_top = ["--prev-images-dir", f"../link-{link - 1}"] if link else []
+        pids = tree_of(program.pid)
+        if link < 3:
+            assert tool.run_well("pre-dump", directory, "-t", program.pid, *on_top).stderr == ""
+            program.check()
+        else:
+            assert tool.run_well("dump", directory, "-t", program.pid, *on_top).stderr == ""
+    for pid in pids:
+        wait_gone(pid)
+    if deduped:
+        tool.run_well("dedup", directory)
+    assert peer.restore(directory) == program.pid
+    program.check()

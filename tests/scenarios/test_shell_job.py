@@ -9,6 +9,7 @@ import termios
 import pytest
 
 from program import kill, tree_of
+from streams import STREAM, StreamTool
 from waiting import wait_gone, wait_until
 
 ANSWERER = ["sh", "-c", "sed -u s/^/got:/; :"]     # the shell leads the session, sed is the job
@@ -85,6 +86,19 @@ def test_comes_back_on_another_terminal(tool, workdir, terminals):
     said = answer(ours, b"after", ferry)
     assert b"got:after" in said, said
     assert os.readlink(f"/proc/{job}/fd/0") == os.readlink(f"/proc/{ferry.pid}/fd/0")
+    os.write(ours, b"\x04")
+    assert ferry.wait(20) == 0
+
+
+def test_comes_back_from_a_stream(tool, workdir, terminals):
+    """Standard input is the stream: the terminal is known by the output."""
+    _, shell = terminals(ANSWERER)
+    job, stream = job_of(shell), StreamTool(tool)
+    stream.dump(job, workdir, "-j")
+    shell.wait(20)
+    ours, ferry = terminals(["/bin/sh", "-c", f'exec "$@" <{workdir}/{STREAM}', "sh", *tool.command("restore", "--stream", "-j")])
+    said = answer(ours, b"after", ferry)
+    assert b"got:after" in said, said
     os.write(ours, b"\x04")
     assert ferry.wait(20) == 0
 

@@ -5,12 +5,15 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -40,6 +43,7 @@ static void say(const char *path, const char *fmt, ...)
 static long wait_in(const char *call)
 {
 	struct epoll_event event;
+	uint32_t word = 0;
 	int fds[2];
 	char c;
 
@@ -51,6 +55,8 @@ static long wait_in(const char *call)
 		return epoll_wait(epoll_create1(0), &event, 1, -1);
 	if (strcmp(call, "nanosleep") == 0)
 		return nanosleep(&(struct timespec){ 3600, 0 }, NULL);
+	if (strcmp(call, "raw futex") == 0)     /* by syscall(): no code says before the call which one it is */
+		return syscall(SYS_futex, &word, FUTEX_WAIT, 0, &(struct timespec){ 3600, 0 }, NULL, 0);
 	return pipe(fds) == 0 ? read(fds[0], &c, 1) : -2;
 }
 

@@ -20,6 +20,7 @@
 
 #include "base/mem.h"
 #include "base/own.h"
+#include "kernel/sys.h"
 #include "resource/file/sockopt.h"
 #include "resource/resource.h"
 
@@ -149,8 +150,8 @@ static int see_addresses(int fd, struct inet *s, struct err *err)
 static int see_tcp(int fd, struct inet *s, struct err *err)
 {
 	struct tcp_info info = { 0 };
-	struct pollfd end = { .fd = fd, .events = POLLRDHUP };
 	socklen_t len = sizeof(info);
+	int events;
 
 	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
 		return err_sys(err, "ask for TCP_INFO");
@@ -163,7 +164,10 @@ static int see_tcp(int fd, struct inet *s, struct err *err)
 			       info.tcpi_unacked, show(&s->src).text);
 	s->backlog = s->state == TCP_LISTEN ? info.tcpi_sacked : 0;
 	/* what is left of a broken connection */
-	if (s->state == TCP_CLOSE && poll(&end, 1, 0) == 1 && (end.revents & POLLRDHUP))
+	events = s->state == TCP_CLOSE ? sys_poll_now(fd, POLLRDHUP, err) : 0;
+	if (events < 0)
+		return events;
+	if (events & POLLRDHUP)
 		s->shutdown = 3;
 	memset(&s->dst, 0, sizeof(s->dst));
 	s->dst.sin6_family = (sa_family_t)s->family;
@@ -424,6 +428,20 @@ static int inet_attach(const struct file *f, struct maker *m, struct err *err)
 static void inet_drop(void *state)
 {
 	sock_opts_drop(&((struct inet *)state)->opts);
+}
+
+extern const struct file_type inet_type;
+
+bool file_address(const struct file *f, struct file_address *ret)
+{
+	const struct inet *s = f->state;
+
+	if (f->type != &inet_type || s->src.sin6_port == 0 || s->own[FREEBIND] > 0)
+		return false;
+	*ret = (struct file_address){ .family = s->family, .type = s->type, .port = ntohs(s->src.sin6_port) };
+	memcpy(ret->bytes, words_of(&s->src), s->family == AF_INET ? 4 : 16);
+	snprintf(ret->text, sizeof(ret->text), "%s", show(&s->src).text);
+	return true;
 }
 
 const struct file_type inet_type = {

@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/own.h"
+#include "kernel/sys.h"
 #include "resource/pipes.h"
 
 #define KERNEL_O_LARGEFILE 0100000u     /* glibc's is 0 */
@@ -37,10 +38,12 @@ static bool pipe_claims(const struct fd_view *v)
 static int pipe_see(const struct fd_view *v, void *state, struct err *err)
 {
 	struct pipe_end *end = state;
-	struct pollfd ask = { .fd = v->fd };
+	int events = sys_poll_now(v->fd, 0, err);
 
+	if (events < 0)
+		return events;
 	/* hung up: nobody writes; an error: nobody reads */
-	end->has_other = poll(&ask, 1, 0) == 0 || !(ask.revents & (POLLHUP | POLLERR));
+	end->has_other = !(events & (POLLHUP | POLLERR));
 	return pipes_see(v, false, &end->pipe, err);
 }
 

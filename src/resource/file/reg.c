@@ -5,10 +5,12 @@
  * Seen in:  the link of /proc/PID/fd/N (or map_files), stat, fdinfo pos.
  * Made by:  open() of that path, lseek().  A file without a name is a ghost
  *           (ghost.c): its contents come along, and it gets its old name for
- *           as long as it takes to open it.
+ *           as long as it takes to open it.  What is in /proc/PID of a task of
+ *           the tree is opened when that task is there.
  * Image:    file_entry.reg in files.img; mappings, exe, cwd and root name
  *           entries of this kind too.
  */
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -110,21 +112,75 @@ static int see_lost(const struct fd_view *v, char **path, struct err *err)
 	return 0;
 }
 
-/* /proc/PID of a task of the tree: when files are made again there is no such task yet. */
+/* In /proc/PID of a task of the tree.  *ret_rest: what follows, which may be empty. */
+static const struct task *task_of(const char *path, const struct snapshot *s, const char **ret_rest)
+{
+	static const char proc[] = "/proc/";
+	unsigned long pid;
+	char *end;
+
+	if (strncmp(path, proc, sizeof(proc) - 1) != 0)
+		return NULL;
+	pid = strtoul(path + sizeof(proc) - 1, &end, 10);
+	*ret_rest = end;
+	return pid <= INT_MAX && (*end == '/' || *end == '\0') ? snapshot_task(s, (pid_t)pid) : NULL;
+}
+
+static bool is_thread(const struct snapshot *s, unsigned long id)
+{
+	for (size_t i = 0; i < s->tasks.len; i++)
+		for (size_t k = 0; k < s->tasks.at[i].threads.len; k++)
+			if ((unsigned long)s->tasks.at[i].threads.at[k].tid == id)
+				return true;
+	return false;
+}
+
+static bool names_thread(const char *path, const struct snapshot *s)
+{
+	for (const char *at = path; (at = strchr(at, '/')) != NULL; at++) {
+		char *end;
+		unsigned long id = strtoul(at + 1, &end, 10);
+
+		if (end > at + 1 && (*end == '/' || *end == '\0') && is_thread(s, id))
+			return true;
+	}
+	return false;
+}
+
+/* A leader's task/PID is there as soon as the task is; other threads', and what its descriptors have a name by, are not. */
+static bool is_there_early(const struct task *t, const char *rest)
+{
+	own_free char *leader = mem_fmt("/task/%d", t->pid);
+	size_t len = strlen(leader);
+
+	if (strncmp(rest, leader, len) == 0 && (rest[len] == '/' || rest[len] == '\0'))
+		rest += len;
+	while ((rest = strchr(rest, '/')) != NULL)
+		if (isdigit((unsigned char)*++rest))
+			return false;
+	return true;
+}
+
 static int check_proc(const struct fd_view *v, const char *path, struct err *err)
 {
+	const struct task *t;
+	const char *rest;
 	struct statfs fs;
 
 	if (fstatfs(v->fd, &fs) < 0)
 		return err_sys(err, "%s", path);
-	for (const char *at = path; fs.f_type == PROC_SUPER_MAGIC && (at = strchr(at, '/')) != NULL; at++) {
-		char *end;
-		unsigned long pid = strtoul(at + 1, &end, 10);
+	if (fs.f_type != PROC_SUPER_MAGIC)
+		return 0;
+	t = task_of(path, v->snapshot, &rest);
+	if (t ? is_there_early(t, rest) : !names_thread(path, v->snapshot))
+		return 0;
+	return err_set(err, EOPNOTSUPP, "%s belongs to a thread of the tree, or a descriptor: not handled yet", path);
+}
 
-		if (end > at + 1 && (*end == '/' || *end == '\0') && pid <= INT_MAX && snapshot_task(v->snapshot, (pid_t)pid))
-			return err_set(err, EOPNOTSUPP, "%s belongs to a process of the tree: not handled yet", path);
-	}
-	return 0;
+/* CRIU restores no file that has another size than its record: none is told of what lives on without the program. */
+static bool size_matters(const struct fd_view *v)
+{
+	return S_ISREG(v->st.st_mode) && !((v->flags & O_ACCMODE) == O_WRONLY && v->flags & O_APPEND);
 }
 
 static int reg_see(const struct fd_view *v, void *state, struct err *err)
@@ -138,7 +194,7 @@ static int reg_see(const struct fd_view *v, void *state, struct err *err)
 		return r;
 	*(struct reg *)state = (struct reg){
 		.path = TAKE_PTR(path), .pos = v->pos,
-		.size_bytes = (uint64_t)v->st.st_size, .has_size = true, .mode = v->st.st_mode, .has_mode = true,
+		.size_bytes = (uint64_t)v->st.st_size, .has_size = size_matters(v), .mode = v->st.st_mode, .has_mode = true,
 	};
 	return 0;
 }
@@ -155,7 +211,7 @@ static void reg_save(const struct file *f, FileEntry *rec)
 	e->fown = fown_save(&f->fown);
 	e->name = mem_str(s->path);
 	e->has_size = s->has_size;
-	e->size = s->size_bytes;
+	e->size = s->has_size ? s->size_bytes : 0;
 	e->has_mode = s->has_mode;
 	e->mode = s->mode;
 	rec->reg = e;
@@ -201,9 +257,16 @@ static bool is_tmpfile(unsigned int flags)
 	return (flags & O_TMPFILE) == O_TMPFILE;
 }
 
+/* Whatever has its name now: nobody waits at a FIFO, no terminal becomes ferry's.  The caller sets what F_SETFL knows. */
 static int opening_flags(unsigned int flags)
 {
-	return (int)(flags & ~OPENING & ~(is_tmpfile(flags) ? O_TMPFILE : 0u)) | O_CLOEXEC;
+	return (int)(flags & ~OPENING & ~(is_tmpfile(flags) ? O_TMPFILE : 0u)) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+}
+
+/* To create it anew without a name: its contents are written anywhere, from any memory.  0: it had one. */
+static int creating_flags(unsigned int flags)
+{
+	return is_tmpfile(flags) ? (opening_flags(flags) & ~(O_APPEND | O_DIRECT)) | O_TMPFILE : 0;
 }
 
 static int reg_make(const struct file *f, struct maker *m, int *ret_fd, struct err *err)
@@ -211,7 +274,7 @@ static int reg_make(const struct file *f, struct maker *m, int *ret_fd, struct e
 	const struct reg *s = f->state;
 	const char *path = s->path;
 	own_fd fd = -1;
-	int r = ghost_make(f->id, s->path, is_tmpfile(f->flags) ? opening_flags(f->flags) | O_TMPFILE : 0, m, &path, &fd, err);
+	int r = ghost_make(f->id, s->path, creating_flags(f->flags), m, &path, &fd, err);
 
 	if (r < 0)
 		return r;
@@ -228,6 +291,14 @@ static int reg_make(const struct file *f, struct maker *m, int *ret_fd, struct e
 	return 0;
 }
 
+static bool reg_is_late(const struct file *f, const struct snapshot *s)
+{
+	const struct reg *reg = f->state;
+	const char *rest;
+
+	return task_of(reg->path, s, &rest) != NULL;
+}
+
 static void reg_drop(void *state)
 {
 	free(((struct reg *)state)->path);
@@ -241,8 +312,14 @@ const struct file_type reg_type = {
 	.see = reg_see,
 	.save = reg_save,
 	.load = reg_load,
+	.is_late = reg_is_late,
 	.make = reg_make,
 	.save_side = ghost_save,
 	.load_side = ghost_load,
 	.drop = reg_drop,
 };
+
+const char *file_path(const struct file *f)
+{
+	return f && f->type == &reg_type ? ((const struct reg *)f->state)->path : NULL;
+}

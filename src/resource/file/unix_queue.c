@@ -16,6 +16,7 @@
 
 #include "base/mem.h"
 #include "base/own.h"
+#include "kernel/sys.h"
 #include "resource/file/aside.h"
 #include "resource/file/unix.h"
 
@@ -128,8 +129,7 @@ static int look_aside(void *data)
 
 int unix_queue_see(const struct fd_view *v, const struct unix_sock *u, struct err *err)
 {
-	struct pollfd poll_fd = { .fd = v->fd, .events = POLLIN };
-	int total = 0, r;
+	int total = 0, events, r;
 
 	if (u->state == UNIX_LISTENING || (u->type != SOCK_DGRAM && u->state != UNIX_CONNECTED))
 		return 0;
@@ -138,11 +138,12 @@ int unix_queue_see(const struct fd_view *v, const struct unix_sock *u, struct er
 	/* only what has something is read: a read would take an error away that waits for the task */
 	if (u->type == SOCK_STREAM)
 		return total > 0 ? see_stream(v, total, err) : 0;
-	if (poll(&poll_fd, 1, 0) < 0)
-		return err_sys(err, "poll");
-	if (!(poll_fd.revents & POLLIN) || (u->type == SOCK_SEQPACKET && total == 0))
+	events = sys_poll_now(v->fd, POLLIN, err);
+	if (events < 0)
+		return events;
+	if (!(events & POLLIN) || (u->type == SOCK_SEQPACKET && total == 0))
 		return 0;
-	if (poll_fd.revents & POLLERR)
+	if (events & POLLERR)
 		return err_set(err, EOPNOTSUPP, "an error waits in front of the messages in its queue");
 	struct look look = { v, u, (size_t)total, mem_new(FIRST_BYTES), FIRST_BYTES, err };
 	r = aside(look_aside, &look, err);

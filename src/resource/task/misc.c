@@ -11,15 +11,11 @@
  *           save and load.
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/log.h"
-#include "base/own.h"
 #include "kernel/arch/x86_64/xstate.h"
 #include "kernel/proc_task.h"
 #include "resource/resource.h"
@@ -132,19 +128,15 @@ static int misc_load(const CoreEntry *core, struct task *t, struct err *err)
 /* From outside.  Lowering it needs CAP_SYS_RESOURCE: not worth losing the task for. */
 static int set_oom_score(pid_t pid, int want, struct err *err)
 {
-	own_fd fd = -1;
-	char text[16];
-	int now, r;
+	int now, r = proc_oom_score_adj(pid, &now, err);
 
-	r = proc_oom_score_adj(pid, &now, err);
 	if (r < 0 || now == want)
 		return r < 0 ? r : 0;
-	r = proc_open_file(pid, "oom_score_adj", O_WRONLY, &fd, err);
-	if (r < 0)
+	r = proc_set_oom_score_adj(pid, want, err);
+	if (r == -ESRCH)
 		return r;
-	snprintf(text, sizeof(text), "%d", want);
-	if (write(fd, text, strlen(text)) < 0)
-		log_warn("oom_score_adj stays %d instead of %d: %s", now, want, strerror(errno));
+	if (r < 0)
+		log_warn("oom_score_adj stays %d instead of %d: %s", now, want, err->text);
 	return 0;
 }
 

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <stdint.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "odd.h"
 
@@ -68,6 +69,13 @@ static void spawn(void)
 	wait_for(pid, 0);
 }
 
+static void *busy(void *arg)
+{
+	for (volatile unsigned int n = 0;; n++)
+		;
+	return arg;
+}
+
 static void run_again(char **argv)
 {
 	execl("/proc/self/exe", argv[0], argv[1], "again", NULL);
@@ -96,6 +104,12 @@ int main(int argc, char **argv)
 		spawn();
 	if (MODE("execs"))
 		run_again(argv);
+	if (MODE("execs-over-threads")) {
+		MUST(pthread_create(&t, NULL, busy, NULL) == 0);
+		for (volatile unsigned int n = (unsigned int)getpid() * 7919 % 1000000 + (unsigned int)clock() % 1000000; n; n--)
+			;
+		run_again(argv);
+	}
 	if (MODE("thread-execs")) {
 		MUST(pthread_create(&t, NULL, sleeper, NULL) == 0);
 		MUST(pthread_create(&t, NULL, exec_by_thread, argv) == 0);

@@ -126,7 +126,7 @@ int main(int argc, char **argv)
 		MUST(ptrace(PTRACE_SEIZE, pid, NULL, NULL) == 0);
 	}
 	if (MODE("proc"))
-		MUST(open("/proc/self/status", O_RDONLY) >= 0);
+		MUST(open("/proc/self/fdinfo/1", O_RDONLY) >= 0);
 	if (MODE("protection-key"))
 		MUST(pkey_mprotect(stack, 4096, PROT_READ, pkey_alloc(0, 0)) == 0);
 	if (MODE("directory-gone")) {

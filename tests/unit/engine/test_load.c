@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/mem.h"
 #include "base/own.h"
 #include "engine/load.h"
@@ -322,7 +322,7 @@ static void refused(void **state)
 }
 
 /* What looks strange, but is right. */
-CHANGE(other_order, swap(r, 0, 5); swap(r, 3, 9))
+CHANGE(other_order, swap(r, 0, r->len - 1); swap(r, 1, r->len / 2))
 CHANGE(vsyscall, VMA(MM->n_vmas - 1)->status = VMA_VSYSCALL; VMA(MM->n_vmas - 1)->start = 0xffffffffff600000)
 CHANGE(same_session, TASK(1)->pgid = 0)
 CHANGE(no_threads, TASK(1)->n_threads = 0)
@@ -401,14 +401,14 @@ static void quickly(void **state)
 	struct box *b = *state;
 
 	for (size_t i = 0; i < ARRAY_LEN(much); i++) {
-		uint64_t start_us;
+		clock_t start;
 
 		print_message("  %s\n", much[i].what);
 		make_good(b);
 		edit(b, much[i].kind, much[i].id, much[i].change);
-		start_us = clock_us();
+		start = clock();        /* of the processor: others may keep it busy */
 		load(b);        /* refused or not, but not in an hour */
-		assert_in_range((clock_us() - start_us) / 1000000, 0, SECONDS);
+		assert_in_range((clock() - start) / CLOCKS_PER_SEC, 0, SECONDS);
 	}
 }
 

@@ -171,7 +171,8 @@ static void a_directory_on_one_page(void **state)
 		"       2  unixsk     seqpacket, listening, inode 5, @abc\n"
 		"       3  inetsk     tcp, listening, 127.0.0.1:80, cloexec\n"
 		"       4  eventpoll  watches 2: 3, 3\n"
-		"Chain\n"
+		"Chain: 1 link, 12.0 KiB on disk\n"
+		"  this directory: dump; 3 pages here, 12.0 KiB on disk\n"
 		"  /nowhere/at/all is MISSING\n"
 		"Total: 3 pages here, 7 in the parent, 3 lazy; pages files 12.0 KiB, other images ";
 	struct fixture *f = *state;

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -26,6 +27,7 @@ struct board {
 	char what[100];                 /* the last thing that was wrong */
 	atomic_ulong asked;             /* questions that were answered */
 	pid_t target;
+	bool takes_fds;
 };
 
 static struct board *board;
@@ -112,6 +114,17 @@ static void target(void *arg)
 	lives(NULL);
 }
 
+/* The leader's turn to make a descriptor, and to close it. */
+static int take_fd(struct subject *s, struct err *err)
+{
+	own_fd fd = -1;
+	int r = question_take_fd(s, SYS_epoll_create1, EPOLL_CLOEXEC, &fd, err);
+
+	if (r == 0)
+		atomic_fetch_add(&board->asked, 1);
+	return r;
+}
+
 /* Holds all threads, asks each, lets them go, and again, until it dies. */
 static int ask_once(pid_t pid, struct err *err)
 {
@@ -136,9 +149,13 @@ static int ask_once(pid_t pid, struct err *err)
 		r = proc_maps(pid, &maps, err);
 	if (r == 0)
 		r = gadgets_find(pid, &maps, &g, err);
+	if (r == 0 && board->takes_fds)
+		g.signal = gadgets_choose_signal(&g, 0, 0);
 	for (int i = 0; r == 0 && i < THREADS; i++) {
 		r = subject_open(&s[i], &g, &maps, s, THREADS, err);
-		for (int k = 0; r == 0 && k < 4; k++) {
+		for (int k = 0; r == 0 && i == 0 && k < 4 && board->takes_fds; k++)
+			r = take_fd(&s[i], err);
+		for (int k = 0; r == 0 && k < 4 && !board->takes_fds; k++) {
 			struct question q = { .subject = &s[i], .nr = SYS_gettid };
 
 			r = question_ask(&q, 1, err);
@@ -168,17 +185,29 @@ static void asker(void *arg)
 	_exit(1);
 }
 
-static void at_random_instants(void **state)
+static int count_fds(pid_t pid)
+{
+	struct proc_ids fds = { 0 };
+	struct err err;
+	int n = proc_fds(pid, &fds, &err) < 0 ? -1 : (int)fds.len;
+
+	vec_free(&fds);
+	return n;
+}
+
+static void kill_askers(bool takes_fds)
 {
 	unsigned int seed = getenv("SEED") ? (unsigned int)atoi(getenv("SEED")) : (unsigned int)time(NULL);
+	int fds;
 
-	(void)state;
 	print_message("SEED=%u\n", seed);
 	srandom(seed);
 	board = task_board(sizeof(*board));
+	board->takes_fds = takes_fds;
 	board->target = task_fork(target, NULL);
 	for (int i = 0; i < THREADS; i++)
 		until_more(&board->beat[i], 3);
+	fds = count_fds(board->target);
 	for (int round = 0; round < ROUNDS; round++) {
 		unsigned long asked = atomic_load(&board->asked);
 		pid_t pid = task_fork(asker, NULL);
@@ -190,13 +219,29 @@ static void at_random_instants(void **state)
 			until_more(&board->beat[i], atomic_load(&board->beat[i]) + 1);
 		if (atomic_load(&board->wrong))
 			fail_msg("round %d, SEED=%u: %s", round, seed, board->what);
+		if (count_fds(board->target) != fds)
+			fail_msg("round %d, SEED=%u: %d descriptors became %d", round, seed, fds, count_fds(board->target));
 	}
 	task_end(board->target);
 }
 
+static void at_random_instants(void **state)
+{
+	(void)state;
+	kill_askers(false);
+}
+
+static void while_a_descriptor_is_taken(void **state)
+{
+	(void)state;
+	kill_askers(true);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(at_random_instants) };
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(at_random_instants), cmocka_unit_test(while_a_descriptor_is_taken),
+	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

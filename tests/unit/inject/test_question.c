@@ -543,6 +543,30 @@ static void wait_in(struct asked *a, const struct wait *w, int asked_times)
 		assert_true(a->board->took_us >= NAP_MS * 1000);
 }
 
+/* As a thread is found that was let go, and stopped again before it got away: the kernel has made ready for the call. */
+static void stopped_before_restart(void **state)
+{
+	struct asked *a = *state;
+	struct user_regs_struct before, ready;
+	const struct wait *w = &waits[0];
+	struct subject s;
+
+	waiting_in = w;
+	start(a, waits_in_call);
+	until_in_call(a->pid, w->nr);
+	hold(a, a->pid);
+	OK(&a->err, ptrace_get_regs(a->pid, &before, &a->err));
+	ready = before;
+	ready.rax = SYS_restart_syscall;
+	ready.rip -= 2;
+	OK(&a->err, ptrace_set_regs(a->pid, &ready, &a->err));
+	OK(&a->err, subject_see(a->pid, &s, &a->err));
+	is_made_again(a, &s, w);
+	subject_free(&s);
+	OK(&a->err, ptrace_set_regs(a->pid, &before, &a->err));
+	OK(&a->err, ptrace_detach(a->pid, &a->err));
+}
+
 static void restarts(void **state)
 {
 	for (size_t i = 0; i < ARRAY_LEN(waits); i++)
@@ -727,23 +751,54 @@ static int open_changes_nothing(struct asked *a, struct subject *all, size_t ind
 	return r;
 }
 
+enum { SECOND = 1, IN_PIECES = 2, BACK = 4, UNTOUCHED = 8, WAYS = 16, CUT = 20 };
+
+/* The stack pointer is moved far below what the stack has grown to, and nothing was written there yet. */
+static void far_below(struct board *b)
+{
+	__asm__ volatile("mov %%rsp, %%rbx\n"
+			 "sub $65536, %%rsp\n"
+			 "1: lock incq %[beat]\n"
+			 "cmpl $0, %[word]\n"
+			 "je 1b\n"
+			 "mov %%rbx, %%rsp\n"
+			 : [beat] "+m"(*(uint64_t *)&b->beat)
+			 : [word] "m"(*(uint32_t *)&b->word)
+			 : "rbx", "memory", "cc");
+}
+
+static void until_word(struct board *b)
+{
+	while (!atomic_load(&b->word))
+		atomic_fetch_add(&b->beat, 1);
+}
+
 static __attribute__((noinline)) int deep(struct board *b, int left)
 {
+	const unsigned long how = atomic_load(&b->go);
 	volatile char frame[8192];
+	int sum;
 
 	memset((void *)frame, left, sizeof(frame));
-	while (left == 0 && !atomic_load(&b->word))
-		atomic_fetch_add(&b->beat, 1);
+	if (left == 0 && how & UNTOUCHED)
+		far_below(b);
+	else if (left == 0 && !(how & BACK))
+		until_word(b);
 	if (left == 0)
 		return 0;
-	return deep(b, left - 1) + frame[left];
+	if (left == CUT && how & IN_PIECES)
+		madvise((void *)((uintptr_t)frame & -4096ul), 4096, MADV_DONTDUMP);
+	sum = deep(b, left - 1) + frame[left];
+	if (left == CUT + 1 && how & BACK)
+		until_word(b);
+	return sum;
 }
 
 static void goes_deep(void *arg)
 {
 	struct board *b = arg;
 
-	if (atomic_load(&b->go)) {
+	if (atomic_load(&b->go) & SECOND) {
 		pthread_t t;
 
 		pthread_create(&t, NULL, second_thread, arg);
@@ -752,20 +807,33 @@ static void goes_deep(void *arg)
 	deep(b, 60);
 }
 
+/* What the stack has grown to at and above where a thread stands: the red zone may be below it. */
+static taddr grown_at(struct asked *a, taddr rsp)
+{
+	for (size_t i = 0; i < a->maps.len; i++)
+		if (a->maps.at[i].end > rsp)
+			return a->maps.at[i].start > rsp - 128 ? a->maps.at[i].start : rsp - 128;
+	fail_msg("nothing above the stack pointer");
+	return 0;
+}
+
 /*
- * The stack pointer of the main thread is at the very end of what its stack has ever been: there is no room below,
- * and what is above is alive.  So it is made to grow, alone or beside another thread.
+ * The stack pointer of the main thread is at the very end of what its stack has ever been, or beyond it: there is no
+ * room below, and what is above is alive.  So it is made to grow, alone or beside another thread, in one piece or
+ * in several.  Or it is back where one of several pieces ends: the room is in the pieces below.
  */
 static void no_room(void **state)
 {
 	struct asked *a = *state;
 
-	for (unsigned long threads = 1; threads <= 2; threads++) {
+	for (unsigned long how = 0; how < WAYS; how++) {
+		const unsigned long threads = how & SECOND ? 2 : 1;
 		struct subject s[2] = { 0 };
 		pid_t other;
 
-		atomic_store(&a->board->go, threads - 1);
+		atomic_store(&a->board->go, how);
 		atomic_store(&a->board->beat, 0);
+		atomic_store(&a->board->other_tid, 0);
 		start(a, goes_deep);
 		until_more(&a->board->beat, 0);
 		other = threads == 2 ? (pid_t)atomic_load(&a->board->other_tid) : a->pid;
@@ -776,7 +844,9 @@ static void no_room(void **state)
 		OK(&a->err, subject_see(a->pid, &s[0], &a->err));
 		OK(&a->err, subject_see(other, &s[1], &a->err));
 		struct image *before = image_of(a, a->pid);
-		OK(&a->err, open_changes_nothing(a, s, 0, s[0].seen.rsp - 128, stack_of(a)->end - s[0].seen.rsp));
+		taddr from = grown_at(a, s[0].seen.rsp);
+
+		OK(&a->err, open_changes_nothing(a, s, 0, from, stack_of(a)->end - from));
 		struct image *after = image_of(a, a->pid);
 		same_image(a, before, after);
 		assert_memory_equal(&before->regs.rip, &after->regs.rip, 8);
@@ -1017,6 +1087,7 @@ int main(void)
 		ASK_TEST(signals),
 		ASK_TEST(stopped_meanwhile),
 		ASK_TEST(stopped_before),
+		ASK_TEST(stopped_before_restart),
 		cmocka_unit_test(restarts),
 		cmocka_unit_test(interrupted_by_any_stop),
 		ASK_TEST(rseq),

@@ -27,6 +27,28 @@
 
 #define ok(call) do { int ok_ = (call); if (ok_ < 0) fail_msg("%s: %s", #call, err.text); } while (0)
 
+static void numbers(void **state)
+{
+	(void)state;
+	assert_true(proc_number("/proc/sys/kernel/pid_max", "") >= (uint64_t)getpid());
+	assert_true(proc_number("/proc/meminfo", "MemTotal:") > proc_number("/proc/meminfo", "MemFree:"));
+	assert_int_equal(proc_number("/proc/meminfo", "no such line"), 0);
+	assert_int_equal(proc_number("/proc/no such file", ""), 0);
+}
+
+static void oom_score_adj(void **state)
+{
+	struct err err;
+	int was, now;
+
+	(void)state;
+	ok(proc_oom_score_adj(getpid(), &was, &err));
+	ok(proc_set_oom_score_adj(getpid(), was + 1, &err));
+	ok(proc_oom_score_adj(getpid(), &now, &err));
+	assert_int_equal(now, was + 1);
+	assert_int_equal(proc_set_oom_score_adj(getpid(), 1001, &err), -EINVAL);
+}
+
 static void stat_and_status(void **state)
 {
 	static const char name[16] = ") R 1\n((\\";
@@ -226,7 +248,8 @@ static void posix_timers(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(stat_and_status), cmocka_unit_test(maps_and_smaps), cmocka_unit_test(threads_and_children),
+		cmocka_unit_test(numbers), cmocka_unit_test(oom_score_adj), cmocka_unit_test(stat_and_status),
+		cmocka_unit_test(maps_and_smaps), cmocka_unit_test(threads_and_children),
 		cmocka_unit_test(descriptors), cmocka_unit_test(small_values), cmocka_unit_test(posix_timers),
 	};
 

@@ -243,6 +243,9 @@ static void smaps_flags_by_address(void **state)
 		"2000-6000 rwxs 0 00:1f 1 /x\nVmFlags: rd wr \n"            /* no longer as in maps */
 		"7000-7800000 rw-p 0 00:00 0 \nVmFlags: rd \n"               /* new since */
 		"9000-a000 rw-p 00000000 00:00 0 [heap]\nSize: 4 kB\nProtectionKey:        3\nVmFlags: rd nr sl zz \n";
+	/* "??" is "lf" where old kernels tell that, and nowhere else */
+	static const char old[] = "1000-2000 r--p 0 00:00 0 \nVmFlags: rd um lo ?? ac sd \n"
+		"9000-a000 rw-p 0 00:00 0 \nVmFlags: rd lo ac ?? \n";
 	struct proc_maps maps;
 	struct err err;
 
@@ -253,6 +256,9 @@ static void smaps_flags_by_address(void **state)
 	assert_true(maps.at[1].vm_flags == 0);
 	assert_true(maps.at[2].vm_flags == 0);
 	assert_true(maps.at[3].vm_flags == (VMF_RD | VMF_NR | VMF_SL | VMF_OTHER | VMF_KEY));
+	assert_int_equal(proc_smaps_parse(old, strlen(old), &maps, &err), 3);
+	assert_true(maps.at[0].vm_flags == (VMF_RD | VMF_UM | VMF_LO | VMF_LF | VMF_AC | VMF_SD));
+	assert_true(maps.at[3].vm_flags == (VMF_RD | VMF_LO | VMF_AC | VMF_OTHER));
 	assert_int_equal(proc_smaps_parse("x", 1, &maps, &err), -EBADMSG);
 	assert_int_equal(proc_smaps_parse("VmFlags: abc", 12, &maps, &err), -EBADMSG);
 	for (size_t len = 0; len < strlen(smaps); len++) {

@@ -3,11 +3,13 @@
 #include "cm.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -86,6 +88,35 @@ static void memory_of_a_task(void **state)
 	munmap(there, 4096);
 }
 
+static volatile sig_atomic_t ticks;
+
+static void on_tick(int signal)
+{
+	(void)signal;
+	ticks = ticks + 1;
+}
+
+/* A poll that a signal meets ends with EINTR, though it need not wait. */
+static void poll_among_signals(void **state)
+{
+	const struct itimerval often = { { 0, 50 }, { 0, 50 } }, never = { 0 };
+	int fds[2], wrong = 0;
+	struct err err;
+
+	(void)state;
+	assert_int_equal(pipe(fds), 0);
+	signal(SIGALRM, on_tick);
+	setitimer(ITIMER_REAL, &often, NULL);
+	while (ticks < 2000 && !wrong)
+		wrong = sys_poll_now(fds[0], POLLIN, &err);
+	setitimer(ITIMER_REAL, &never, NULL);
+	assert_int_equal(wrong, 0);
+	assert_int_equal(write(fds[1], "x", 1), 1);
+	close(fds[1]);
+	assert_int_equal(sys_poll_now(fds[0], POLLIN, &err), POLLIN | POLLHUP);
+	close(fds[0]);
+}
+
 static void robust_list(void **state)
 {
 	struct err err;
@@ -101,7 +132,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(clone_and_wait), cmocka_unit_test(descriptor_of_a_task), cmocka_unit_test(same_or_not),
-		cmocka_unit_test(memory_of_a_task), cmocka_unit_test(robust_list),
+		cmocka_unit_test(memory_of_a_task), cmocka_unit_test(poll_among_signals), cmocka_unit_test(robust_list),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -168,7 +168,7 @@ static void cannot_be_made(void **state)
 
 	assert_int_equal(mkdir(pages, 0700), 0);
 	FAILS(&b->err, EISDIR, "pages-1.img", sink_image_open(&sink, store, IMAGE_PAGEMAP, 12, 1, -1, &b->err));
-	assert_true(sink.pages_fd == -1 && !sink.writer);
+	assert_true(sink.pages_fd == -1 && !sink.entries.writer);
 	assert_int_equal(unlink(pagemap), 0);
 	assert_int_equal(mkdir(pagemap, 0700), 0);
 	FAILS(&b->err, EISDIR, "pagemap-12.img", sink_image_open(&sink, store, IMAGE_PAGEMAP, 12, 2, -1, &b->err));

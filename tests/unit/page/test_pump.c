@@ -302,7 +302,7 @@ static void zeros_only(void **state)
 	add(w, 4 * 256, 200, PAGE_HERE, true);
 	add(w, 13 * 256, 200, PAGE_HERE, false);
 	pump(w, 2);
-	assert_int_equal(w->calls[PLACE], 2);
+	assert_int_equal(w->calls[PLACE], 3);         /* 56 pages share a chunk with zeros, then 128, then 16 */
 	assert_int_equal(w->moved.len, 200);
 }
 

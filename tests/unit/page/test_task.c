@@ -200,9 +200,10 @@ static void nowhere_to_put(void **state)
 
 	sink_task_init(&sink, p->to, p->to_mem);
 	for (size_t m = 0; m < MAPS; m++) {
-		struct page_run run = { .start = (uintptr_t)p->at + m * SPAN + (PAGES - 1) * PAGE_BYTES, .pages = 2 };
+		struct page_run run = { .start = (uintptr_t)p->at + m * SPAN + (PAGES - 1) * PAGE_BYTES, .pages = 2, .where = PAGE_HERE };
 
-		FAILS(&p->err, EFAULT, "fill 8192 bytes", sink.base.ops->put(&sink.base, &run, run.start, bytes, &p->err));
+		FAILS(&p->err, EFAULT, "fill 8192 bytes", sink.base.ops->put_many(&sink.base, &(struct page_parcel){
+			.run = run, .bytes = bytes, .to = run.start }, 1, &p->err));
 	}
 }
 

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine/freeze.h"
+#include "engine/throttle.h"
+
+#define PERIOD_US 40000u        /* shorter than what a user would call a stall, longer than a freeze takes */
+#define TIMEOUT_S 1u
+
+static void sleep_us(unsigned int us)
+{
+	struct timespec t = { .tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000l };
+
+	while (nanosleep(&t, &t) < 0 && errno == EINTR)
+		;
+}
+
+/* Ends when the root is gone, or is killed. */
+static void run(pid_t root, unsigned int level)
+{
+	unsigned int run_us = PERIOD_US >> level;
+
+	for (;;) {
+		struct frozen_tree tree = { 0 };
+		struct err err = { 0 };
+		int r = freeze_tree(root, TIMEOUT_S, &tree, &err);
+
+		if (r == 0) {
+			sleep_us(PERIOD_US - run_us);
+			(void)freeze_release(&tree, false, &err);
+		}
+		freeze_free(&tree);
+		if (r == -ESRCH)
+			return;
+		sleep_us(run_us);       /* tasks that did not stop in time had their turn */
+	}
+}
+
+int throttle_begin(struct throttle *t, pid_t root, unsigned int level, struct err *err)
+{
+	pid_t ferry = getpid(), pid = fork();
+
+	if (pid == 0) {
+		if (prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == ferry)
+			run(root, level);
+		_exit(0);
+	}
+	if (pid < 0)
+		return err_sys(err, "fork");
+	t->pid = pid;
+	return 0;
+}
+
+void throttle_end(struct throttle *t)
+{
+	if (t->pid == 0)
+		return;
+	(void)kill(t->pid, SIGKILL);
+	while (waitpid(t->pid, NULL, 0) < 0 && errno == EINTR)
+		;
+	t->pid = 0;
+}

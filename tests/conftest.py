@@ -29,7 +29,8 @@ from waiting import TooLate, read_or_empty, wait_until
 
 RERUN_VARIABLES = ("FERRY_TOOL", "FERRY_BUILD", "FERRY_PEER", "FERRY_SEED", "FERRY_SEEDS", "FERRY_APP_CYCLES", "FERRY_KILLS",
                    "FERRY_BROKEN_SAMPLES", "FERRY_STREAM_SEEDS", "FERRY_STREAM_CUTS", "FERRY_FUZZ_RUNS", "FERRY_WIRE_FAULTS",
-                   "FERRY_REDIS_MIB", "FERRY_MIGRATE_TRIPS", "FERRY_MIGRATE_SEEDS", "FERRY_MIGRATE_KILLS", "FERRY_MIGRATE_LIES")
+                   "FERRY_REDIS_MIB", "FERRY_MIGRATE_TRIPS", "FERRY_MIGRATE_SEEDS", "FERRY_MIGRATE_KILLS", "FERRY_MIGRATE_LIES",
+                   "FERRY_CHANNEL_KILLS")
 # Drawn here, so that the command that runs a failed test again has it.
 os.environ.setdefault("FERRY_SEED", str(random.SystemRandom().randrange(1 << 32)))
 
@@ -63,6 +64,7 @@ def pytest_sessionstart(session):
 def pytest_sessionfinish(session):
     if not hasattr(session, "ferry_work"):
         return
+    program.GIVEN_UP.clear()
     leaks = [f"process {pid} ({comm})" for pid, comm in program.strangers().items()]
     leaks += [f"mount {line}" for line in mounts() - session.ferry_mounts]
     for leak in leaks:
@@ -123,6 +125,7 @@ def shell():
 
 def without_keepers():
     """What there is when the keepers of tasks that have ended had time to end as well: that takes them a moment."""
+    program.reap()
     try:
         wait_until(lambda: "ferry-keeper" not in program.strangers().values(), "no keeper is left")
     except TooLate:
@@ -136,10 +139,7 @@ def nothing_left(request, workdir):  # pylint: disable=unused-argument,redefined
     yield
     left = without_keepers()
     request.node.ferry_failed |= bool(left)
-    for pid in left:
-        program.kill(pid)
-    for pid in left:
-        program.wait_gone(pid)
+    program.end_all(left)
     assert not left, f"left behind: {left}"
 
 

@@ -13,11 +13,12 @@ import tempfile
 import threading
 
 import paths
-from program import strangers
-from waiting import read_or_empty, wait_until
+from program import reap, strangers
+from streams import FRAME
+from waiting import Told, described, read_or_empty, wait_until
 
 PIDS_APART = 100000
-FRAME, BEGIN_BYTES = struct.Struct("<IIQ"), 16
+BEGIN_BYTES = 16
 IMAGE, BYTES, PAGES_FILE, STATE_END, PAGES, SEAL = range(1, 7)
 HELLO, ROUND, RUNS, DROP, KEEP, LAST, COMMIT, SAY, CHECK, CHANNELS = range(16, 26)
 STAGED, ROUND_DONE, READY, RUNS_THERE, FAILED = range(5)
@@ -159,7 +160,7 @@ class Gate:
             self.pass_on(other, direction, take(one, BEGIN_BYTES))
             while True:
                 head = take(one, FRAME.size)
-                kind, length, _ = FRAME.unpack(head)
+                kind, length, _, _ = FRAME.unpack(head)
                 raw = take(one, length)
                 if kind == SAY and direction == self.TO_SOURCE:
                     self.words[min(WORD.unpack_from(raw)[0], 4)] += 1
@@ -239,8 +240,13 @@ class Machines:
     def end(self):
         for one in self.all:
             one.ends()
-        wait_until(lambda: not {"init", "nsenter"} & set(strangers().values()), "the machines are gone")
+        wait_until(self.are_gone, Told(lambda: "the machines are gone\n" + "\n".join(described(pid) for pid in strangers())))
         shutil.rmtree(self.sockets)
+
+    @staticmethod
+    def are_gone():
+        reap()      # commands that a failed test did not wait for
+        return not {"init", "nsenter"} & set(strangers().values())
 
 
 class Shells:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 
 from paths import DETACH
-from waiting import wait_gone
+from waiting import gone, told_of_gone, wait_gone, wait_until
 
 SYS_PIDFD_GETFD = 438
 
@@ -65,9 +65,32 @@ def end_tree(root):
             wait_gone(pid)
 
 
+def reap():
+    """Takes our own children that have ended and that nobody waits for any more: only where no test runs."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+GIVEN_UP = set()    # what could not be ended: the test that left it has told so, and no later one fails of it too
+
+
+def end_all(pids):
+    """Kills what a test left behind, also as our own children, whom a failed test did not wait for."""
+    for pid in pids:
+        kill(pid)
+    try:
+        for pid in pids:
+            wait_until(lambda pid=pid: reap() or gone(pid), told_of_gone(pid))
+    finally:
+        GIVEN_UP.update(pid for pid in pids if not gone(pid))
+
+
 def strangers():
     """Processes in this namespace that are neither this one nor above it: {pid: command}."""
-    mine, pid = set(), os.getpid()
+    mine, pid = set(GIVEN_UP), os.getpid()
     while pid > 0:
         mine.add(pid)
         pid = int(stat_of(pid)[1])

@@ -26,13 +26,42 @@ def wait_until(condition, what, deadline_s=20):
         pause = min(pause * 1.5, 0.02)
 
 
+class Told:
+    """Words that are found when somebody reads them."""
+    def __init__(self, find):
+        self.find = find
+
+    def __str__(self):
+        return self.find()
+
+
+def described(pid):
+    """What keeps a process: its threads with their states, who traces them, what they wait for in the kernel; and its parent."""
+    def words(path, *keys):
+        lines = [line.split(":", 1) for line in read_or_empty(path).splitlines() if ":" in line]
+        return " ".join(f"{key} {value.strip()}" for key, value in lines if key in keys)
+    tasks = sorted(os.listdir(f"/proc/{pid}/task")) if os.path.isdir(f"/proc/{pid}/task") else []
+    told = [f"{pid}: " + words(f"/proc/{pid}/status", "Name", "State", "PPid", "Threads", "ShdPnd")]
+    for tid in tasks:
+        at = f"/proc/{pid}/task/{tid}"
+        told.append(f"  {tid}: " + words(f"{at}/status", "State", "TracerPid", "SigPnd") +
+                    f" waits in {read_or_empty(f'{at}/wchan')}, calls {read_or_empty(f'{at}/syscall').strip()}")
+        told += [f"    {line}" for line in read_or_empty(f"{at}/stack").splitlines()]
+    parent = words(f"/proc/{pid}/status", "PPid").removeprefix("PPid ")
+    return "\n".join(told + [f"  parent {parent}: " + words(f"/proc/{parent}/status", "Name", "State")])
+
+
+def told_of_gone(pid):
+    return Told(lambda: f"process {pid} is gone\n{described(pid)}")
+
+
 def gone(pid):
     """Ended and reaped: its number is free."""
     return not os.path.exists(f"/proc/{pid}")
 
 
 def wait_gone(pid, deadline_s=20):
-    wait_until(lambda: gone(pid), f"process {pid} is gone", deadline_s)
+    wait_until(lambda: gone(pid), told_of_gone(pid), deadline_s)
 
 
 def wait_asleep(pid, deadline_s=20):

@@ -34,14 +34,13 @@
 static const char magic[8] = "ferrySTR";
 
 struct head { char magic[8]; uint32_t version, flags; };
-struct frame_head { uint32_t type, len_bytes; uint64_t sum; };
+struct frame_head { uint32_t type, len_bytes; uint64_t sum, own_sum; };  /* of the bytes; of this head, in its place */
 struct seal { uint64_t frames, bytes; };
 struct answer { uint32_t failed; char text[252]; };
 
-/* What a frame's checksum covers besides its bytes. */
-static uint64_t seed_of(uint64_t place, uint32_t type, uint32_t len_bytes)
+static uint64_t own_sum_of(const struct frame_head *head, uint64_t place)
 {
-	const uint64_t said[] = { htole64(place), htole64((uint64_t)type << 32 | len_bytes) };
+	const uint64_t said[] = { htole64(place), htole64((uint64_t)le32toh(head->type) << 32 | le32toh(head->len_bytes)), head->sum };
 
 	return XXH3_64bits(said, sizeof(said));
 }
@@ -203,14 +202,14 @@ int frame_out_begin_on(struct frame_out *out, struct transport *t, struct err *e
 	return begin_out(out, err);
 }
 
-static uint64_t sum_of(const struct iovec *parts, size_t count, uint64_t seed)
+static uint64_t sum_of(const struct iovec *parts, size_t count)
 {
 	XXH3_state_t state;
 
 	if (count == 1)
-		return XXH3_64bits_withSeed(parts->iov_base, parts->iov_len, seed);
+		return XXH3_64bits(parts->iov_base, parts->iov_len);
 	XXH3_INITSTATE(&state);         /* a reset believes what it finds: a seed that was there before, and its secret */
-	XXH3_64bits_reset_withSeed(&state, seed);
+	XXH3_64bits_reset(&state);
 	for (size_t i = 0; i < count; i++)
 		XXH3_64bits_update(&state, parts[i].iov_base, parts[i].iov_len);
 	return XXH3_64bits_digest(&state);
@@ -260,7 +259,8 @@ static int put_at(struct frame_out *out, struct frame_place *place, enum frame_t
 	if (r < 0)
 		return r;
 	head.len_bytes = htole32((uint32_t)len_bytes);
-	head.sum = htole64(sum_of(parts, count, seed_of(place->number, type, (uint32_t)len_bytes)));
+	head.sum = htole64(sum_of(parts, count));
+	head.own_sum = htole64(own_sum_of(&head, place->number));
 	all[0] = (struct iovec){ &head, sizeof(head) };
 	for (size_t i = 0; i < count; i++)
 		all[1 + i] = parts[i];
@@ -481,7 +481,7 @@ int frame_in_begin_on(struct frame_in *in, struct transport *t, struct err *err)
 
 int frame_check(const struct frame *f, struct err *err)
 {
-	if (XXH3_64bits_withSeed(f->bytes, f->len_bytes, f->seed) != f->sum)
+	if (XXH3_64bits(f->bytes, f->len_bytes) != f->sum)
 		return err_set(err, EBADMSG, "the stream is damaged: a checksum does not match");
 	return 0;
 }
@@ -529,9 +529,8 @@ int frame_get(struct frame_in *in, struct frame *ret, struct err *err)
 	if (r < 0)
 		return r;
 	f = (struct frame){ .type = le32toh(head.type), .len_bytes = le32toh(head.len_bytes), .sum = le64toh(head.sum) };
-	if (f.len_bytes > FRAME_BYTES_MAX || !frame_type_is_known(f.type))
+	if (le64toh(head.own_sum) != own_sum_of(&head, in->frames) || f.len_bytes > FRAME_BYTES_MAX || !frame_type_is_known(f.type))
 		return err_set(err, EBADMSG, "the stream is damaged at byte %llu", (unsigned long long)bytes_before);
-	f.seed = seed_of(in->frames, f.type, f.len_bytes);
 	bytes = malloc(f.len_bytes ? f.len_bytes : 1);
 	if (!bytes)
 		mem_out();

@@ -3,11 +3,12 @@
  * frame.h - one stream of bytes that carries many things, and of which every byte is checked.
  *
  *	head     magic, version
- *	frame    type, length, checksum; then `length` bytes            (as many as there are)
+ *	frame    type, length, checksums; then `length` bytes           (as many as there are)
  *	seal     a frame that counts the frames and bytes before it: nothing is missing
  *
- * A checksum covers the frame's place in the stream, its type and its length too: a frame that is changed, left out,
- * sent twice or in another place is found.  What ends without a seal was cut.
+ * One checksum covers what a frame carries.  Another covers that one, the frame's place in the stream, its type and its length: a
+ * frame that is changed, left out, sent twice or in another place is found, and before its bytes are read, since who waited for more
+ * of them than there are would wait for a writer who waits for an answer.  What ends without a seal was cut.
  *
  * Works on any descriptor (pipe, socket, file), or on a transport.  Both stay the caller's.  Bytes come from anywhere: lengths
  * are limited, and what is in a frame is for its reader to check.
@@ -111,7 +112,7 @@ struct frame {
 	enum frame_type type;
 	uint32_t len_bytes;
 	uint8_t *bytes;                 /* the reader's (free) */
-	uint64_t sum, seed;
+	uint64_t sum;
 };
 
 struct frame_in {

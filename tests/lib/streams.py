@@ -8,6 +8,7 @@ Streams in pieces: frames_of() takes one apart, stream_of() makes one of frames,
 import ctypes
 import os
 import re
+import struct
 import subprocess
 
 import paths
@@ -131,21 +132,28 @@ class OtherMachine:
 HEAD = b"ferrySTR" + (1).to_bytes(4, "little") + bytes(4)
 IMAGE, BYTES, PAGES_FILE, STATE_END, PAGES, SEAL = range(1, 7)
 PAGES_HEAD_BYTES = 32
+FRAME = struct.Struct("<IIQQ")      # type, length, sums
 
 
-def hash_of(content, seed=0):
-    xxh3 = ctypes.CDLL("libxxhash.so.0").XXH3_64bits_withSeed
-    xxh3.argtypes, xxh3.restype = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint64), ctypes.c_uint64
-    return xxh3(content, len(content), seed)
+def hash_of(content):
+    xxh3 = ctypes.CDLL("libxxhash.so.0").XXH3_64bits
+    xxh3.argtypes, xxh3.restype = (ctypes.c_char_p, ctypes.c_size_t), ctypes.c_uint64
+    return xxh3(content, len(content))
+
+
+def frame_of(place, kind, content):
+    """With the sum of its bytes, and one of its head and place."""
+    total = hash_of(content)
+    return FRAME.pack(kind, len(content), total, hash_of(struct.pack("<QIIQ", place, len(content), kind, total))) + content
 
 
 def frames_of(raw):
     """[(type, bytes)] of a stream, the seal too."""
     at, frames = len(HEAD), []
     while at < len(raw):
-        kind, size = (int.from_bytes(raw[at + k:at + k + 4], "little") for k in (0, 4))
-        frames.append((kind, bytes(raw[at + 16:at + 16 + size])))
-        at += 16 + size
+        kind, size, _, _ = FRAME.unpack_from(raw, at)
+        at += FRAME.size + size
+        frames.append((kind, bytes(raw[at - size:at])))
     assert raw[:len(HEAD)] == HEAD and at == len(raw)
     return frames
 
@@ -154,7 +162,7 @@ def borders_of(raw):
     """Where the head, each frame, and what is behind the last begin."""
     borders = [0, len(HEAD)]
     for _, content in frames_of(raw):
-        borders.append(borders[-1] + 16 + len(content))
+        borders.append(borders[-1] + FRAME.size + len(content))
     return borders
 
 
@@ -164,8 +172,7 @@ def stream_of(frames):
     for place, (kind, content) in enumerate([*frames, (SEAL, None)]):
         if content is None:
             content = place.to_bytes(8, "little") + len(raw).to_bytes(8, "little")
-        seed = hash_of(place.to_bytes(8, "little") + len(content).to_bytes(4, "little") + kind.to_bytes(4, "little"))
-        raw += kind.to_bytes(4, "little") + len(content).to_bytes(4, "little") + hash_of(content, seed).to_bytes(8, "little") + content
+        raw += frame_of(place, kind, content)
     return bytes(raw)
 
 

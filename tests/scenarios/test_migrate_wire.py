@@ -17,7 +17,7 @@ import pytest
 
 from certificates import Authority
 from machines import CHECK, COMMIT, FAILED, HELLO, IMAGE, KEEP, READY, ROUND_DONE, RUNS, DROP, BYTES, RUNS_THERE, SAY, STAGED, Gate, take, unix_listener
-from streams import HEAD, frames_of, hash_of
+from streams import FRAME, HEAD, frame_of, frames_of
 from test_migrate_kill import Counter
 from waiting import read_or_empty, wait_until
 
@@ -160,12 +160,11 @@ class Wire:
         self.end.sendall(HEAD)
 
     def put(self, kind, content=b""):
-        seed = hash_of(struct.pack("<QII", self.place, len(content), kind))
-        self.end.sendall(struct.pack("<IIQ", kind, len(content), hash_of(content, seed)) + content)
+        self.end.sendall(frame_of(self.place, kind, content))
         self.place += 1
 
     def get(self):
-        kind, length, _ = struct.unpack("<IIQ", take(self.end, 16))
+        kind, length, _, _ = FRAME.unpack(take(self.end, FRAME.size))
         return kind, take(self.end, length)
 
     def hello(self, version=VERSION, channels=0):

@@ -17,10 +17,12 @@ import pytest
 
 import paths
 from program import end_tree, stat_of, tree_of
-from streams import (BYTES, IMAGE, PAGES, PAGES_FILE, STATE_END, STREAM, StreamTool, borders_of, dump_command, frames_of, stream_of)
+from streams import (BYTES, FRAME, IMAGE, PAGES, PAGES_FILE, SEAL, STATE_END, STREAM, StreamTool, borders_of, dump_command, frames_of, stream_of)
 from waiting import gone, read_or_empty, wait_asleep, wait_gone, wait_line, wait_until
 
 SEED = int(os.environ["FERRY_SEED"])
+LENGTH_AT = 4       # in a frame
+SEAL_BYTES, SEAL_AT_END = FRAME.size + 16, struct.pack("<II", SEAL, 16)
 CUTS = int(os.environ.get("FERRY_STREAM_CUTS", "100"))
 
 
@@ -275,8 +277,9 @@ def move(tool, pid, workdir, change=lambda chunks: chunks, options=(), restore="
     try:
         return [(end.wait(20), end.communicate()[1]) for end in (dump, target)]
     finally:
-        dump.kill()
-        target.kill()
+        for end in (dump, target):
+            end.kill()
+            end.wait()
         proxy.end()
 
 
@@ -324,14 +327,15 @@ def test_split(tool, start, workdir):
 
 @pytest.mark.parametrize("fault", ["cut", "flip"])
 def test_fault_on_the_way(tool, start, workdir, fault):
-    """At each border of frames, and at random: both ends say so, and the program runs on where it was."""
+    """At each border of frames, in each frame's length, and at random: both ends say so, and the program runs on where it was."""
     pid = start(["sleep", "1000"])
     wait_asleep(pid)
     StreamTool(tool).dump(pid, workdir, "-R")
     with open(f"{workdir}/{STREAM}", "rb") as f:
         raw = f.read()
     dice = random.Random(SEED)
-    for at in borders_of(raw)[:-1] + [dice.randrange(len(raw) - 64) for _ in range(CUTS)]:
+    borders = borders_of(raw)[:-1]
+    for at in borders + [at + LENGTH_AT + dice.randrange(3) for at in borders[1:]] + [dice.randrange(len(raw) - 64) for _ in range(CUTS)]:
         here, there = move(tool, pid, workdir, cut(at) if fault == "cut" else flip(at, dice.randrange(8)))
         assert there[0] == 1 and there[1].startswith("ferry restore: Error") and there[1].count("\n") == 1, (at, there)
         assert here[0] == 1 and here[1].startswith("ferry dump: Error: the stream's reader: ") and here[1].count("\n") == 1, (at, here)
@@ -358,8 +362,10 @@ def test_answer_is_lost(tool, start, workdir):
                           text=True) as dump:
         theirs.close()
         raw = bytearray()
-        while not raw or len(raw) < 100 or raw[-32:-28] != (6).to_bytes(4, "little"):      # up to the seal
-            raw += ours.recv(65536)
+        while not raw.endswith(SEAL_AT_END, 0, len(raw) - SEAL_BYTES + 8):
+            more = ours.recv(65536)
+            assert more, "the seal comes before the end"
+            raw += more
         ours.close()
         assert dump.wait(60) == 1 and "did not say" in dump.stderr.read()
     frames_of(raw)

@@ -136,7 +136,7 @@ static void other_lane(void **state)
 	begin(&b, 1);
 	for (unsigned int i = 0; i < COUNT; i++)
 		OK(&err, frame_put(&b.out, FRAME_BYTES, &part, 1, &err));
-	FAILS(&err, EBADMSG, "checksum", frame_get(&b.in, &f, &err));
+	FAILS(&err, EBADMSG, "damaged", frame_get(&b.in, &f, &err));
 	end(&b);
 }
 

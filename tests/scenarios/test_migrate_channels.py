@@ -11,6 +11,7 @@ import re
 import select
 import signal
 import socket
+import statistics
 import struct
 import subprocess
 import threading
@@ -60,7 +61,7 @@ def test_tcp(tool, life, there, workdir, count):  # pylint: disable=redefined-ou
     assert process.returncode == 0, said
     arrives(life, there, done, said)
     each = brought(f"{workdir}/receive.log")
-    assert len(each) == count and min(each) > (5 << 20) / count / 4, each
+    assert len(each) == count and min(each) > 0 and statistics.median(each) > (5 << 20) / count / 4, each   # 16 are more than it has large frames
 
 
 def test_tls(tool, life, there, workdir):  # pylint: disable=redefined-outer-name
@@ -147,6 +148,14 @@ def test_one_breaks(tool, life, there, side, nr):  # pylint: disable=redefined-o
     life.counts_on()
 
 
+def come_in_vain(machine, address, port):
+    """Ends a target that nobody came to: its source was killed before."""
+    try:
+        within(f"/proc/{machine.init}/ns/net", lambda: socket.create_connection((address, port), 10)).close()
+    except OSError:
+        pass        # it listens no more
+
+
 @pytest.mark.parametrize("batch", range((KILLS + BATCH - 1) // BATCH))
 def test_one_runs(tool, machines, life, there, batch):  # pylint: disable=redefined-outer-name
     """As test_migrate_kill has it, over channels: whichever side is killed, whenever."""
@@ -163,7 +172,9 @@ def test_one_runs(tool, machines, life, there, batch):  # pylint: disable=redefi
         victim = child_of(source if trouble.action == "kill source" else target)
         timer = threading.Timer(trouble.late_s, send, (victim, signal.SIGKILL))
         timer.start()
-        said = source.communicate(timeout=60)[0] + target.communicate(timeout=60)[1]
+        said = source.communicate(timeout=60)[0]
+        come_in_vain(here, address, port)
+        said += target.communicate(timeout=60)[1]
         timer.join()
         for machine in (here, there):
             wait_until(lambda machine=machine: "ferry" not in {machine.comm(pid) for pid in machine.pids()}, "no ferry is left")

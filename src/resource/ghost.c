@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -427,17 +430,57 @@ int ghost_make(uint32_t id, const char *path, int tmpfile_flags, struct maker *m
 }
 
 /* Its own name once more, for whoever looks at where its descriptors lead; unless another file has that now. */
-static void remove_one(const char *at, const char *name)
+static void remove_name(const struct made_ghost *g)
 {
-	if (unlink(renameat2(AT_FDCWD, at, AT_FDCWD, name, RENAME_NOREPLACE) == 0 ? name : at) < 0)
-		log_warn("%s: can't be removed again", at);
+	if (g->name)
+		(void)unlink(renameat2(AT_FDCWD, g->path, AT_FDCWD, g->name, RENAME_NOREPLACE) == 0 ? g->name : g->path);
+}
+
+static void remove_names(const struct maker *m)
+{
+	for (size_t i = m->ghosts.len; i-- > 0;)
+		remove_name(&m->ghosts.at[i]);
+}
+
+/*
+ * Between the two steps it has the program's name, which none of a program's may get by a restore that is killed: a child that no
+ * signal of a terminal reaches takes both, and outlives us.  With nothing but system calls: we may have threads.
+ */
+static void remove_names_whatever_happens(const struct maker *m)
+{
+	sigset_t all, before;
+	pid_t child;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	child = fork();
+	if (child <= 0)
+		remove_names(m);
+	if (child == 0)
+		_exit(0);
+	while (child > 0 && waitpid(child, NULL, __WALL) < 0 && errno == EINTR)
+		;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static void tell_if_it_has_a_name(const struct made_ghost *g)
+{
+	struct stat st;
+
+	if (g->name && fstat(g->fd, &st) == 0 && st.st_nlink > 0)
+		log_warn("%s: can't be removed again", g->path);
 }
 
 void ghost_remove_all(struct maker *m)
 {
+	bool named = false;
+
+	for (size_t i = 0; i < m->ghosts.len; i++)
+		named |= m->ghosts.at[i].name != NULL;
+	if (named)
+		remove_names_whatever_happens(m);
 	for (size_t i = m->ghosts.len; i-- > 0;) {
-		if (m->ghosts.at[i].name)
-			remove_one(m->ghosts.at[i].path, m->ghosts.at[i].name);
+		tell_if_it_has_a_name(&m->ghosts.at[i]);
 		close(m->ghosts.at[i].fd);
 		free(m->ghosts.at[i].path);
 		free(m->ghosts.at[i].name);

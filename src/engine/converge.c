@@ -4,7 +4,6 @@
 #include "engine/converge.h"
 
 #define TRUST_BYTES 1048576u    /* what a round must have moved for its bandwidth to mean something */
-#define STUCK_AFTER 3u          /* rounds in a row that moved no less than the one before */
 
 /* Bytes a microsecond; of the last round that was long enough. */
 static double bandwidth(const struct converge_round *rounds, unsigned int count)
@@ -15,13 +14,14 @@ static double bandwidth(const struct converge_round *rounds, unsigned int count)
 	return rounds[0].spent_us > 0 && rounds[0].bytes > 0 ? (double)rounds[0].bytes / (double)rounds[0].spent_us : 1000;
 }
 
-static bool gets_no_better(const struct converge_round *rounds, unsigned int count)
+/* The last ones all left as much as they sent, or nearly. */
+static bool gets_no_better(const struct converge_round *rounds, unsigned int count, uint64_t left, unsigned int patience)
 {
 	unsigned int same = 0;
 
-	for (unsigned int i = count; i-- > 1 && rounds[i].bytes * 10 >= rounds[i - 1].bytes * 9;)
+	for (unsigned int i = count; i-- > 0 && left * 10 >= rounds[i].bytes * 9; left = rounds[i].bytes)
 		same++;
-	return same >= STUCK_AFTER;
+	return same >= patience;
 }
 
 enum converge_verdict converge(const struct converge_round *rounds, unsigned int count, uint64_t spent_us,
@@ -33,7 +33,7 @@ enum converge_verdict converge(const struct converge_round *rounds, unsigned int
 	if (*ret_downtime_us <= goal->max_downtime_us)
 		return CONVERGE_SWITCH;
 	if ((goal->max_rounds && count >= goal->max_rounds) || (goal->max_time_us && spent_us >= goal->max_time_us) ||
-	    goal->state_us > goal->max_downtime_us || gets_no_better(rounds, count))
+	    goal->state_us > goal->max_downtime_us || gets_no_better(rounds, count, dirty_bytes, goal->patience))
 		return CONVERGE_STUCK;
 	return CONVERGE_AGAIN;
 }

@@ -18,6 +18,7 @@ struct converge_goal {
 	unsigned int max_rounds;        /* 0: no limit */
 	uint64_t max_time_us;           /* 0: no limit */
 	uint64_t state_us;              /* what a switch takes beside the last pages */
+	unsigned int patience;          /* that many rounds in a row have left as much as they sent: it is stuck; at least 1 */
 };
 
 enum converge_verdict {

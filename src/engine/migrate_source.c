@@ -40,6 +40,7 @@
 #define LONGER_MS     5000      /* than the target waits for COMMIT: it has ended its tasks before it says that it gives up */
 #define UNDONE_MS     10000     /* for the target to end what a dry run has made: who comes next wants the same pids */
 #define PIECE         (16ull << 20)
+#define PATIENCE      3u      /* rounds that leave as much as they sent */
 
 static void enter(struct migration *m, enum phase phase)
 {
@@ -438,6 +439,12 @@ static int slow_down(struct migration *m, struct err *err)
 	return r < 0 ? r : 1;
 }
 
+/* One that is slowed already is slowed more at once, but not given up at once. */
+static unsigned int patience(const struct migration *m)
+{
+	return m->throttle_level == 0 || m->throttle_level == THROTTLE_LEVELS ? PATIENCE : 1;
+}
+
 /*
  * The last look before the stop goes through all page tables, 100 ms for some GiB.  What is written meanwhile goes in one
  * more round, if there may be one.
@@ -456,8 +463,8 @@ static bool look_took_long(struct migration *m)
 
 static int rounds(struct migration *m, struct err *err)
 {
-	const struct converge_goal goal = { .max_downtime_us = m->options->max_downtime_us, .max_rounds = m->options->max_rounds,
-					    .max_time_us = m->options->max_time_us, .state_us = 2000 };
+	struct converge_goal goal = { .max_downtime_us = m->options->max_downtime_us, .max_rounds = m->options->max_rounds,
+				      .max_time_us = m->options->max_time_us, .state_us = 2000 };
 	bool looked = false;
 	int r = 0;
 
@@ -465,9 +472,11 @@ static int rounds(struct migration *m, struct err *err)
 		const struct converge_round *last = &m->rounds.at[m->rounds.len - 1];
 		struct migrate_round tell = { .bytes = last->bytes, .pages = m->pages, .spent_us = last->spent_us,
 					      .dirty_bytes = memory_dirty_bytes(m), .throttle = m->throttle_level };
-		enum converge_verdict verdict = converge(m->rounds.at + m->throttled_at, (unsigned int)(m->rounds.len - m->throttled_at),
-							 clock_us() - m->began_us, tell.dirty_bytes, &goal, &tell.downtime_us);
+		enum converge_verdict verdict;
 
+		goal.patience = patience(m);
+		verdict = converge(m->rounds.at + m->throttled_at, (unsigned int)(m->rounds.len - m->throttled_at),
+				   clock_us() - m->began_us, tell.dirty_bytes, &goal, &tell.downtime_us);
 		if (m->options->round)
 			m->options->round(m->options->arg, &tell);
 		if (verdict == CONVERGE_STUCK && m->options->when_stuck == STUCK_ABORT)

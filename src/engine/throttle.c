@@ -8,6 +8,7 @@
 
 #include "engine/freeze.h"
 #include "engine/throttle.h"
+#include "kernel/urgent.h"
 
 #define PERIOD_US 40000u        /* shorter than what a user would call a stall, longer than a freeze takes */
 #define TIMEOUT_S 1u
@@ -24,7 +25,9 @@ static void sleep_us(unsigned int us)
 static void run(pid_t root, unsigned int level)
 {
 	unsigned int run_us = PERIOD_US >> level;
+	struct urgent urgent;
 
+	urgent_begin(&urgent);
 	for (;;) {
 		struct frozen_tree tree = { 0 };
 		struct err err = { 0 };

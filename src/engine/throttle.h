@@ -3,14 +3,16 @@
  * throttle.h - a tree runs a part of the time only, so that it changes less memory than goes over the wire.
  *
  * A child of ferry freezes it and lets it go, again and again (freeze.h).  Only ptrace holds it, and the child dies with ferry:
- * whichever dies at whatever instant, the kernel lets the tasks go.  A limit of a control group would stay.
+ * whichever dies at whatever instant, the kernel lets the tasks go.  A limit of a control group would stay.  The child is served
+ * first (urgent.h; it sleeps nearly always): it would else wait some milliseconds for a processor each time, which is more than
+ * the tasks are to run.
  */
 #pragma once
 #include <sys/types.h>
 
 #include "base/err.h"
 
-#define THROTTLE_LEVELS 4u      /* level n: it runs one part of 2^n of the time */
+#define THROTTLE_LEVELS 6u      /* level n: it runs one part of 2^n of the time */
 
 struct throttle { pid_t pid; };         /* 0: nobody is slowed */
 

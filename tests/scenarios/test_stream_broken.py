@@ -3,7 +3,7 @@
 Streams that are not what was written: cut, changed, well-formed nonsense; and a proxy between both ends that does it on the
 way. Nobody believes them, nothing is restored, and the program that was to move runs on.
 
-FERRY_STREAM_CUTS (100): random places, beside the borders of frames.
+FERRY_STREAM_CUTS (500): random places, beside the borders of frames; on the way so many cuts and so many turned bits.
 """
 import os
 import random
@@ -23,7 +23,7 @@ from waiting import gone, read_or_empty, wait_asleep, wait_gone, wait_line, wait
 SEED = int(os.environ["FERRY_SEED"])
 LENGTH_AT = 4       # in a frame
 SEAL_BYTES, SEAL_AT_END = FRAME.size + 16, struct.pack("<II", SEAL, 16)
-CUTS = int(os.environ.get("FERRY_STREAM_CUTS", "100"))
+CUTS = int(os.environ.get("FERRY_STREAM_CUTS", "500"))
 
 
 @pytest.fixture

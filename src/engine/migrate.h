@@ -51,6 +51,9 @@ struct migrate_round { uint64_t bytes, pages, spent_us, dirty_bytes, downtime_us
 
 enum migrate_stuck { STUCK_SWITCH, STUCK_ABORT, STUCK_THROTTLE };
 
+/* Who takes long says so as often as that, or the target gives up.  EPIPE, say: nobody is there any more. */
+struct migrate_alive { int (*say)(void *arg, struct err *err); void *arg; int every_ms; };
+
 struct migrate_options {
 	pid_t root;
 	bool shell_job;
@@ -73,9 +76,9 @@ struct migrate_options {
 	void (*sent)(void *arg, uint64_t bytes, uint64_t total);        /* of the round; the total may be a guess */
 	void (*blocked)(void *arg, const struct preflight_block *block);        /* and of all that is in the way */
 	void *arg;
-	/* optional: the tasks stand still, and what lies beside them can be brought along */
-	int (*stopped)(void *arg, struct err *err);
-	void *stopped_arg;
+	/* optional: brings along what lies beside the tasks; once before they are staged, and once while they stand still */
+	int (*files)(void *arg, const struct migrate_alive *alive, struct err *err);
+	void *files_arg;
 };
 
 struct migrate_result {

@@ -40,6 +40,7 @@
 #define LONGER_MS     5000      /* than the target waits for COMMIT: it has ended its tasks before it says that it gives up */
 #define UNDONE_MS     10000     /* for the target to end what a dry run has made: who comes next wants the same pids */
 #define PIECE         (16ull << 20)
+#define ALIVE_MS      5000
 #define PATIENCE      3u      /* rounds that leave as much as they sent */
 
 static void enter(struct migration *m, enum phase phase)
@@ -347,7 +348,7 @@ static void begin_round(struct migration *m)
 	m->untracked = 0;
 	m->round_us = clock_us();
 	m->round_bytes = m->out.bytes;
-	m->out.limit = m->options->bandwidth;
+	m->out.limit = m->frozen ? 0 : m->options->bandwidth;
 	m->out.sent = m->options->sent ? tell_sent : NULL;
 	m->out.sent_arg = m;
 }
@@ -684,6 +685,21 @@ static int switch_over(struct migration *m, struct taddr_ranges *common, struct 
 	return r < 0 ? r : commit(m, err);
 }
 
+static int say_alive(void *arg, struct err *err)
+{
+	struct migration *m = arg;
+
+	return frame_put(&m->out, FRAME_ALIVE, NULL, 0, err);
+}
+
+static int bring_files(struct migration *m, struct err *err)
+{
+	int third_ms = m->transport->timeout_ms / 3;
+	const struct migrate_alive alive = { say_alive, m, third_ms < ALIVE_MS ? third_ms : ALIVE_MS };
+
+	return m->options->files ? m->options->files(m->options->files_arg, &alive, err) : 0;
+}
+
 static int freeze_and_switch(struct migration *m, struct err *err)
 {
 	struct taddr_ranges *common;
@@ -696,8 +712,8 @@ static int freeze_and_switch(struct migration *m, struct err *err)
 	m->freeze_us = clock_us();
 	r = freeze(m, err);
 	m->result.freeze_us = clock_us() - m->freeze_us;
-	if (r == 0 && m->options->stopped)
-		r = m->options->stopped(m->options->stopped_arg, err);
+	if (r == 0)
+		r = bring_files(m, err);
 	enter(m, PHASE_STATE);
 	common = mem_new((m->tree.tasks.len + 1) * sizeof(*common));
 	if (r == 0 && !m->still)
@@ -774,6 +790,8 @@ static int run(struct migration *m, struct err *err)
 
 	if (r == 0 && m->options->check)
 		return check(m, err);
+	if (r == 0)
+		r = bring_files(m, err);
 	for (unsigned int tries = 0; r == 0; tries++) {
 		r = stage_and_switch(m, err);
 		if (r != -ESTALE || m->still)
@@ -795,8 +813,10 @@ int migrate_send(const struct migrate_options *options, struct transport *t, str
 
 	enter(&m, PHASE_HELLO);
 	r = run(&m, err);
-	if (r < 0 && r != -EOWNERDEAD)
+	if (r < 0 && r != -EOWNERDEAD) {
+		(void)thaw(&m, false, &(struct err){ 0 });      /* they don't wait for the reason */
 		r = failed(&m, err);
+	}
 	m.result.total_us = clock_us() - m.began_us;
 	m.result.bytes = m.out.bytes;
 	m.result.pages = m.pages;

@@ -21,6 +21,9 @@
 #include "page/page.h"
 #include "wire/frame.h"
 
+#define NAP_MS       20u
+#define SSH_ENDS_MS  2000u      /* by itself, then asked to */
+
 static void tell_phase(void *arg, enum phase phase)
 {
 	(void)arg;
@@ -82,17 +85,6 @@ static int parse_bandwidth(const char *text, uint64_t *ret, struct err *err)
 	return 0;
 }
 
-/* Most of them, and the rest in the switch. */
-static int bring_files(const struct options *options, const struct transport *t, struct sync *sync, struct migrate_options *m,
-		       struct err *err)
-{
-	int r = sync_begin(options, options->operands.at[0], t, sync, err);
-
-	m->stopped = sync_run;
-	m->stopped_arg = sync;
-	return r < 0 ? r : sync_run(sync, err);
-}
-
 static int open_channel(void *arg, const struct transport *first, unsigned int port, struct transport *ret, struct err *err)
 {
 	const struct options *options = arg;
@@ -115,6 +107,27 @@ static int parse_channels(const struct options *options, struct migrate_options 
 	return 0;
 }
 
+static bool ssh_ended(pid_t ssh, unsigned int within_ms)
+{
+	for (unsigned int ms = 0; waitpid(ssh, NULL, WNOHANG) == 0; ms += NAP_MS) {
+		if (ms >= within_ms)
+			return false;
+		usleep(NAP_MS * 1000);
+	}
+	return true;
+}
+
+/* After a failure it may hang on the same wire, for a quarter of an hour, and what is to be told is urgent. */
+static void end_ssh(pid_t ssh, bool failed)
+{
+	if (failed && !ssh_ended(ssh, SSH_ENDS_MS)) {
+		kill(ssh, SIGTERM);
+		if (!ssh_ended(ssh, SSH_ENDS_MS))
+			kill(ssh, SIGKILL);
+	}
+	waitpid(ssh, NULL, 0);
+}
+
 static int move(const struct options *options, struct migrate_options *m, struct migrate_result *ret, struct err *err)
 {
 	struct sync sync = { 0 };
@@ -124,16 +137,19 @@ static int move(const struct options *options, struct migrate_options *m, struct
 
 	if (r < 0)
 		return r;
-	if (options->sync && !options->check)
-		r = bring_files(options, &t, &sync, m, err);
+	if (options->sync && !options->check) {
+		r = sync_begin(options, options->operands.at[0], &t, &sync, err);
+		m->files = sync_run;
+		m->files_arg = &sync;
+	}
 	if (r == 0)
 		r = migrate_send(m, &t, ret, err);
-	m->stopped = NULL;
-	m->stopped_arg = NULL;
+	m->files = NULL;
+	m->files_arg = NULL;
 	transport_close(&t);
 	sync_free(&sync);
 	if (ssh > 0)
-		waitpid(ssh, NULL, 0);
+		end_ssh(ssh, r < 0);
 	return r;
 }
 

@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/own.h"
@@ -71,10 +75,10 @@ static void become_rsync(const struct sync *s)
 	own_free char *from = mem_fmt("%s/", s->path);
 	/* a socket that came along would be in the way of the one that is made */
 	const char *argv[] = { "rsync", "--archive", "--hard-links", "--acls", "--xattrs", "--numeric-ids", "--no-specials", "--mkpath",
-			       "--", from, s->to, NULL, NULL };
+			       "--timeout=30", "--", from, s->to, NULL, NULL };
 
 	if (s->shell) {
-		memmove(&argv[2], &argv[1], 10 * sizeof(*argv));
+		memmove(&argv[2], &argv[1], (ARRAY_LEN(argv) - 2) * sizeof(*argv));
 		argv[1] = s->shell;
 	}
 	if (dup2(STDERR_FILENO, STDOUT_FILENO) >= 0)
@@ -83,19 +87,45 @@ static void become_rsync(const struct sync *s)
 	_exit(127);
 }
 
-int sync_run(void *sync, struct err *err)
+/* Who waits for us to go on hears from us meanwhile, and rsync ends when nobody does any more. */
+static int wait_for(pid_t pid, const struct migrate_alive *alive, int *ret_status, struct err *err)
+{
+	own_fd fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	uint64_t each_us = (uint64_t)alive->every_ms * 1000, next_us = clock_us() + each_us;
+	int r = fd < 0 ? err_sys(err, "wait for rsync") : 0, ended = 0;
+
+	while (r == 0 && ended <= 0) {
+		uint64_t now_us = clock_us();
+
+		if (now_us >= next_us) {
+			r = alive->say(alive->arg, err);
+			next_us = now_us + each_us;
+		}
+		ended = poll(&p, 1, next_us > now_us ? (int)((next_us - now_us) / 1000) + 1 : 0);       /* the reaper's alarm ends it often */
+		if (ended < 0 && errno != EINTR)
+			r = err_sys(err, "wait for rsync");
+	}
+	if (r < 0)
+		kill(pid, SIGKILL);
+	while (waitpid(pid, ret_status, 0) < 0 && errno == EINTR)
+		;
+	return r;
+}
+
+int sync_run(void *sync, const struct migrate_alive *alive, struct err *err)
 {
 	struct sync *s = sync;
-	int status = 0;
+	int status = 0, r;
 	pid_t pid = fork();
 
 	if (pid == 0)
 		become_rsync(s);
 	if (pid < 0)
 		return err_sys(err, "fork");
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return err_sys(err, "wait for rsync");
+	r = wait_for(pid, alive, &status, err);
+	if (r < 0)
+		return r;
 	/* files that went away meanwhile */
 	if (WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 24))
 		return 0;

@@ -8,6 +8,7 @@
 #pragma once
 #include <stdbool.h>
 
+#include "engine/migrate.h"
 #include "front/options.h"
 #include "wire/transport.h"
 
@@ -15,6 +16,6 @@ struct sync { const char *path; char *to, *shell; };
 
 /* EINVAL: there is no way to that destination. */
 int sync_begin(const struct options *options, const char *where, const struct transport *t, struct sync *ret, struct err *err);
-/* Of a struct sync; brings what is new there. */
-int sync_run(void *sync, struct err *err);
+/* Of a struct sync; brings what is new there.  Gives up when nothing moves for half a minute. */
+int sync_run(void *sync, const struct migrate_alive *alive, struct err *err);
 void sync_free(struct sync *sync);

@@ -2,6 +2,8 @@
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +31,7 @@
 #define LENT_BYTES      4096u   /* of which a pipe has pieces */
 #define DRAIN_NAP_NS    1000000
 #define COPIES_AT       0x4652525943505900      /* "FRRYCPY": where a reader that copies has its lock */
+#define LINK_MS         30000   /* without a sign from the other end's kernel */
 #define ANSWER_MS       60000   /* all is there: only the last steps are missing */
 
 static const char magic[8] = "ferrySTR";
@@ -43,6 +46,22 @@ static uint64_t own_sum_of(const struct frame_head *head, uint64_t place)
 	const uint64_t said[] = { htole64(place), htole64((uint64_t)le32toh(head->type) << 32 | le32toh(head->len_bytes)), head->sum };
 
 	return XXH3_64bits(said, sizeof(said));
+}
+
+/*
+ * Who is behind a TCP connection may vanish, or stop reading, without a word, while a program stands still for it: the kernel gives it
+ * up (tcp(7); TCP_USER_TIMEOUT counts for a window that stays closed as well).  On anything else this fails.
+ */
+static void watch(int fd)
+{
+	const int on = 1, idle_s = LINK_MS / 1000, each_s = 5, times = 3;
+	const unsigned int link_ms = LINK_MS;
+
+	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &each_s, sizeof(each_s));
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &times, sizeof(times));
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &link_ms, sizeof(link_ms));
 }
 
 /* A larger pipe is fewer turns between both ends. */
@@ -174,6 +193,7 @@ static int write_parts(struct frame_out *out, struct frame_place *place, struct 
 	place->wait_ns = now_ns() - from;
 	place->bytes = bytes;
 	pthread_mutex_lock(&out->lock);
+	out->failed |= r < 0;
 	out->bytes += bytes;
 	place->end = out->bytes;
 	pthread_mutex_unlock(&out->lock);
@@ -193,6 +213,7 @@ int frame_out_begin(struct frame_out *out, int fd, struct err *err)
 {
 	*out = (struct frame_out){ .fd = fd, .turn = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER };
 	widen(fd);
+	watch(fd);
 	return begin_out(out, err);
 }
 
@@ -227,15 +248,19 @@ void frame_reserve(struct frame_out *out, struct frame_place *ret_place)
 	out->frames++;
 }
 
-/* The limit is of all lanes. */
-static void before_it_goes(struct frame_out *out, const struct iovec *parts, size_t count)
+/* The limit is of all lanes.  Who comes after one that waited in vain does not wait as long once more. */
+static int before_it_goes(struct frame_out *out, const struct iovec *parts, size_t count, struct err *err)
 {
+	bool failed;
+
 	pthread_mutex_lock(&out->lock);
-	if (out->limit)
+	failed = out->failed;
+	if (out->limit && !failed)
 		wait_turn(out, parts, count);
-	if (out->sent)
+	if (out->sent && !failed)
 		out->sent(out->sent_arg, out->bytes);
 	pthread_mutex_unlock(&out->lock);
+	return failed ? err_set(err, ECANCELED, "the stream has failed") : 0;
 }
 
 static int measure(const struct iovec *parts, size_t count, size_t *ret_bytes, struct err *err)
@@ -264,8 +289,8 @@ static int put_at(struct frame_out *out, struct frame_place *place, enum frame_t
 	all[0] = (struct iovec){ &head, sizeof(head) };
 	for (size_t i = 0; i < count; i++)
 		all[1 + i] = parts[i];
-	before_it_goes(out, all, count + 1);
-	return write_parts(out, place, all, count + 1, err);
+	r = before_it_goes(out, all, count + 1, err);
+	return r < 0 ? r : write_parts(out, place, all, count + 1, err);
 }
 
 int frame_put_at(struct frame_out *out, struct frame_place *place, enum frame_type type, const struct iovec *parts, size_t count,
@@ -371,14 +396,16 @@ void frame_answer(int fd, const char *text)
 	(void)!send(fd, &answer, sizeof(answer), MSG_NOSIGNAL);
 }
 
-/* 1: *ret is what the reader says; 0: it says nothing within that time. */
+/* 1: *ret is what the reader says; 0: it has not said it within that time. */
 static int take_answer(int fd, int timeout_ms, struct answer *ret)
 {
+	uint64_t until_ns = now_ns() + (uint64_t)timeout_ms * 1000000u;
 	size_t done = 0;
 
 	while (done < sizeof(*ret)) {
 		struct pollfd p = { .fd = fd, .events = POLLIN };
-		int ready = poll(&p, 1, timeout_ms);
+		uint64_t now = now_ns();
+		int ready = poll(&p, 1, now < until_ns ? (int)((until_ns - now) / 1000000u) : 0);
 		ssize_t n = ready > 0 ? recv(fd, (char *)ret + done, sizeof(*ret) - done, MSG_DONTWAIT) : 0;
 
 		if ((ready < 0 && errno == EINTR) || (n < 0 && (errno == EINTR || errno == EAGAIN)))
@@ -469,6 +496,7 @@ int frame_in_begin(struct frame_in *in, int fd, struct err *err)
 {
 	*in = (struct frame_in){ .fd = fd };
 	widen(fd);
+	watch(fd);
 	say_that_we_copy(fd);
 	return begin_in(in, err);
 }
@@ -499,12 +527,14 @@ static int take_seal(struct frame_in *in, const struct frame *f, uint64_t bytes_
 	return 0;
 }
 
+static int get_one(struct frame_in *in, struct frame *ret, struct err *err);
+
 /* It comes where its number says, or what comes there is not it. */
 static int get_from_lane(struct frame_in *in, struct frame *ret, struct err *err)
 {
 	struct frame_in *lane = &in->lane[in->frames % in->lanes];
 	uint64_t bytes_before = lane->bytes;
-	int r = frame_get(lane, ret, err);
+	int r = get_one(lane, ret, err);
 
 	if (r < 0)
 		return r;
@@ -513,7 +543,7 @@ static int get_from_lane(struct frame_in *in, struct frame *ret, struct err *err
 	return 0;
 }
 
-int frame_get(struct frame_in *in, struct frame *ret, struct err *err)
+static int get_one(struct frame_in *in, struct frame *ret, struct err *err)
 {
 	uint64_t bytes_before = in->bytes;
 	own_free uint8_t *bytes = NULL;
@@ -546,4 +576,15 @@ int frame_get(struct frame_in *in, struct frame *ret, struct err *err)
 	*ret = f;
 	ret->bytes = TAKE_PTR(bytes);
 	return 0;
+}
+
+int frame_get(struct frame_in *in, struct frame *ret, struct err *err)
+{
+	for (;;) {
+		int r = get_one(in, ret, err);
+
+		if (r < 0 || ret->type != FRAME_ALIVE)
+			return r;
+		free(ret->bytes);
+	}
 }

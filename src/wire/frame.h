@@ -38,6 +38,7 @@ enum frame_type {
 	FRAME_SAY = 23,
 	FRAME_CHECK = 24,       /* engine/preflight.h */
 	FRAME_CHANNELS = 25,    /* engine/migrate_channels.h */
+	FRAME_ALIVE = 26,       /* nothing: the writer is busy elsewhere; readers never see it */
 	FRAME_TYPES
 };
 
@@ -62,6 +63,7 @@ struct frame_out {
 	pthread_mutex_t lock;           /* over all below; frames: whoever reserves */
 	uint64_t frames, bytes;         /* so far; bytes: all that was written */
 	bool lends;                     /* the frame that is being put */
+	bool failed;                    /* a frame did not go, or not all of it: nothing may follow */
 	uint64_t limit;                 /* bytes a second; 0: as fast as it goes */
 	uint64_t free_ns;               /* with a limit: when what was written would have gone by */
 	/* optional: told after each frame */

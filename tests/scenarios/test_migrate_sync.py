@@ -84,6 +84,21 @@ def test_ssh(tool, workdir, data, there, logger, monkeypatch):
     went(pid, out, data, there)
 
 
+def test_slow(tool, workdir, data, there, logger, monkeypatch):
+    """What takes longer than one end waits for the other is no reason to give up, before the stop and in it."""
+    pid, out = logger
+    shell = f"{workdir}/shell"
+    with open(shell, "w", opener=lambda name, flags: os.open(name, flags, 0o755)) as f:
+        f.write(f'#!/bin/sh\n[ "$1" = -l ] && shift 2\n[ "$1" = -- ] && shift\nshift\n[ "$1" != rsync ] || sleep 3\n'
+                f'[ "$2" != receive ] || set -- "$@" --peer-timeout 1\n'
+                f'exec nsenter -t {there.pid} -p -m -r -n -i -- "$@"\n')
+    monkeypatch.setenv("FERRY_SSH", shell)
+    monkeypatch.setenv("FERRY_REMOTE", tool.argv[0])
+    done = tool.run("migrate", "-t", pid, "--sync", data, "--peer-timeout", "1", "root@there")
+    assert done.returncode == 0, done.stderr
+    went(pid, out, data, there)
+
+
 @pytest.mark.parametrize("path, word", (("relative", "full path"), ("/", "full path"), ("/nonexistent/dir", "No such file"), ("/etc/passwd", "no directory")),
                          ids=("relative", "root", "missing", "file"))
 def test_no_directory(tool, workdir, there, logger, path, word):

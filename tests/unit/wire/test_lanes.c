@@ -124,6 +124,29 @@ static void in_order(void **state)
 	end(&b);
 }
 
+/* They go in turn like all others, and nobody sees them. */
+static void signs_of_life(void **state)
+{
+	struct iovec part = { "x", 1 };
+	struct frame f;
+	struct err err;
+	struct both b;
+
+	(void)state;
+	begin(&b, 0);
+	for (unsigned int i = 0; i < 3 * COUNT; i++) {
+		OK(&err, frame_put(&b.out, FRAME_ALIVE, NULL, 0, &err));
+		OK(&err, frame_put(&b.out, FRAME_BYTES, &part, 1, &err));
+	}
+	for (unsigned int i = 0; i < 3 * COUNT; i++) {
+		OK(&err, frame_get(&b.in, &f, &err));
+		assert_int_equal(f.type, FRAME_BYTES);
+		free(f.bytes);
+	}
+	assert_int_equal(b.in.bytes, b.out.bytes);
+	end(&b);
+}
+
 /* A frame that comes on another lane than its number says is found. */
 static void other_lane(void **state)
 {
@@ -217,7 +240,7 @@ static void beside(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(in_order), cmocka_unit_test(other_lane), cmocka_unit_test(one_closes), cmocka_unit_test(nothing_comes),
+		cmocka_unit_test(in_order), cmocka_unit_test(signs_of_life), cmocka_unit_test(other_lane), cmocka_unit_test(one_closes), cmocka_unit_test(nothing_comes),
 		cmocka_unit_test(one_fails), cmocka_unit_test(beside),
 	};
 

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/log.h"
+
+#define PATIENCE_MS 100
 
 static struct { int fd; enum log_level level; } out = { STDERR_FILENO, LOG_WARN };
 static _Thread_local char scope[200];
@@ -24,6 +27,15 @@ bool log_on(enum log_level level)
 static size_t clamp(size_t n, size_t size)
 {
 	return n < size ? n : size - 1;
+}
+
+/* A terminal that was stopped (Ctrl-S), or a pager that reads no more: a program may stand still meanwhile, and a line is not worth that. */
+static void put(int fd, const char *line, size_t n)
+{
+	struct pollfd p = { .fd = fd, .events = POLLOUT };
+
+	if (poll(&p, 1, PATIENCE_MS) != 0)
+		(void)!write(fd, line, n);
 }
 
 void log_at(enum log_level level, const char *file, const char *fmt, ...)
@@ -45,9 +57,9 @@ void log_at(enum log_level level, const char *file, const char *fmt, ...)
 	va_end(ap);
 	n = clamp(n, sizeof(line) - 1);
 	line[n++] = '\n';
-	(void)!write(out.fd, line, n);
+	put(out.fd, line, n);
 	if (out.fd != STDERR_FILENO && level <= LOG_WARN)
-		(void)!write(STDERR_FILENO, line, n);
+		put(STDERR_FILENO, line, n);
 	errno = saved;
 }
 

@@ -316,9 +316,9 @@ static int dump_let_go(struct dump *d, struct err *err)
 
 static void dump_free(struct dump *d)
 {
-	behind_end(&d->behind, true, &(struct err){ 0 });
-	if (d->frozen)
+	if (d->frozen)                  /* first: who copies still may take long, and nobody wants it any more */
 		freeze_release(&d->tree, false, &(struct err){ 0 });
+	behind_end(&d->behind, true, &(struct err){ 0 });
 	background_end(&d->background);
 	seeing_free(&d->seeing);
 	snapshot_free(&d->snapshot);

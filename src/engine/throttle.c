@@ -6,6 +6,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "engine/freeze.h"
 #include "engine/throttle.h"
 #include "kernel/urgent.h"
@@ -21,7 +22,10 @@ static void sleep_us(unsigned int us)
 		;
 }
 
-/* Ends when the root is gone, or is killed. */
+/*
+ * Ends when the root is gone, or is killed.  A task that does not stop in time (in a system call that can't be interrupted) holds up
+ * all others meanwhile: as long as that took they have their turn.
+ */
 static void run(pid_t root, unsigned int level)
 {
 	unsigned int run_us = PERIOD_US >> level;
@@ -31,6 +35,7 @@ static void run(pid_t root, unsigned int level)
 	for (;;) {
 		struct frozen_tree tree = { 0 };
 		struct err err = { 0 };
+		uint64_t from_us = clock_us();
 		int r = freeze_tree(root, TIMEOUT_S, &tree, &err);
 
 		if (r == 0) {
@@ -40,7 +45,7 @@ static void run(pid_t root, unsigned int level)
 		freeze_free(&tree);
 		if (r == -ESRCH)
 			return;
-		sleep_us(run_us);       /* tasks that did not stop in time had their turn */
+		sleep_us(r == 0 ? run_us : (unsigned int)(clock_us() - from_us));
 	}
 }
 

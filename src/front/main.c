@@ -76,13 +76,17 @@ static void let_it_fail(int signal)
  * Not ignored: that would be inherited by what ferry runs.  Who started ferry may have ignored SIGCHLD, which ends
  * children without a word, or blocked SIGALRM, which the reaper needs.
  */
-static void take_signals(void)
+static void take_signals(const struct options *options)
 {
 	const struct sigaction act = { .sa_handler = let_it_fail, .sa_flags = SA_RESTART };
 	sigset_t needed;
 
 	sigaction(SIGXFSZ, &act, NULL);
 	sigaction(SIGPIPE, &act, NULL);
+	if (options->command_bit & (FOR_DUMP | FOR_PREDUMP | FOR_MIGRATE)) {
+		sigaction(SIGTSTP, &act, NULL);         /* a program may stand still: it would until somebody says fg */
+		sigaction(SIGTTIN, &act, NULL);         /* for rsync's ssh, which wants a password in the background */
+	}
 	signal(SIGCHLD, SIG_DFL);
 	sigemptyset(&needed);
 	sigaddset(&needed, SIGALRM);
@@ -120,7 +124,7 @@ static int command_main(int argc, char **argv)
 	bool parsed = r == 0;
 
 	hold_standard_descriptors();
-	take_signals();
+	take_signals(&options);
 	allow_descriptors();
 	if (r == 0)
 		r = run(&options, &log_fd, &err);

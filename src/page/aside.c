@@ -185,6 +185,8 @@ static void note(struct aside *a, taddr start, uint64_t pages, uint64_t at)
 	a->end = at + pages * PAGE_BYTES;
 	if (a->end - a->spilled >= SPILL_AT) {
 		a->spills = a->spills || pthread_create(&a->spiller, NULL, spill, a) == 0;
+		if (!a->spills && a->failed == 0)       /* else who waits for room would wait for nobody */
+			a->failed = EAGAIN;
 		pthread_cond_broadcast(&a->news);
 	}
 	pthread_mutex_unlock(&a->lock);

@@ -193,7 +193,8 @@ static int write_parts(struct frame_out *out, struct frame_place *place, struct 
 	place->wait_ns = now_ns() - from;
 	place->bytes = bytes;
 	pthread_mutex_lock(&out->lock);
-	out->failed |= r < 0;
+	if (r < 0 && out->failed.code == 0)
+		out->failed = *err;
 	out->bytes += bytes;
 	place->end = out->bytes;
 	pthread_mutex_unlock(&out->lock);
@@ -251,16 +252,19 @@ void frame_reserve(struct frame_out *out, struct frame_place *ret_place)
 /* The limit is of all lanes.  Who comes after one that waited in vain does not wait as long once more. */
 static int before_it_goes(struct frame_out *out, const struct iovec *parts, size_t count, struct err *err)
 {
-	bool failed;
+	int r = 0;
 
 	pthread_mutex_lock(&out->lock);
-	failed = out->failed;
-	if (out->limit && !failed)
+	if (out->failed.code) {
+		*err = out->failed;
+		r = -err->code;
+	} else if (out->limit) {
 		wait_turn(out, parts, count);
-	if (out->sent && !failed)
+	}
+	if (r == 0 && out->sent)
 		out->sent(out->sent_arg, out->bytes);
 	pthread_mutex_unlock(&out->lock);
-	return failed ? err_set(err, ECANCELED, "the stream has failed") : 0;
+	return r;
 }
 
 static int measure(const struct iovec *parts, size_t count, size_t *ret_bytes, struct err *err)

@@ -63,7 +63,7 @@ struct frame_out {
 	pthread_mutex_t lock;           /* over all below; frames: whoever reserves */
 	uint64_t frames, bytes;         /* so far; bytes: all that was written */
 	bool lends;                     /* the frame that is being put */
-	bool failed;                    /* a frame did not go, or not all of it: nothing may follow */
+	struct err failed;              /* a frame did not go, or not all of it: nothing may follow, and all fail of this */
 	uint64_t limit;                 /* bytes a second; 0: as fast as it goes */
 	uint64_t free_ns;               /* with a limit: when what was written would have gone by */
 	/* optional: told after each frame */

@@ -123,11 +123,12 @@ def shell():
     made.end()
 
 
-def without_keepers():
-    """What there is when the keepers of tasks that have ended had time to end as well: that takes them a moment."""
+def what_stays():
+    """What there is when who is about to end had time for it: keepers of tasks that have ended, servers that have said their last word."""
     program.reap()
     try:
         wait_until(lambda: "ferry-keeper" not in program.strangers().values(), "no keeper is left")
+        wait_until(lambda: not program.strangers(), "nothing is left", 2)
     except TooLate:
         pass
     return program.strangers()
@@ -137,7 +138,7 @@ def without_keepers():
 def nothing_left(request, workdir):  # pylint: disable=unused-argument,redefined-outer-name
     """After every test: what it started is ended; what runs on beside that is a leak."""
     yield
-    left = without_keepers()
+    left = what_stays()
     request.node.ferry_failed |= bool(left)
     program.end_all(left)
     assert not left, f"left behind: {left}"

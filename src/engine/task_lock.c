@@ -17,7 +17,7 @@
 #include "kernel/sys.h"
 
 #define PIDFS_MAGIC 0x50494446
-#define TRIES       40                  /* a child of a ferry that was killed may have it for a moment more */
+#define TRIES       200                 /* a child of a ferry that was killed may have it for a moment more */
 #define PAUSE_NS    5000000
 
 static int open_lockable(pid_t pid, int *ret_fd, struct err *err)

@@ -45,7 +45,7 @@ class Machine:
         self.process = subprocess.Popen([paths.INIT, "/bin/sh", "-c", "exec cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         self.init = int(wait_until(lambda: read_or_empty(f"/proc/{self.process.pid}/task/{self.process.pid}/children"), f"{name} is up"))
         self.proc = f"/proc/{self.init}/root/proc"
-        wait_until(lambda: self.pids() and len(self.pids()) > 1, f"{name} is up")
+        wait_until(lambda: self.comm(1) == "init" and self.comm(2) == "cat", f"{name} is up")      # before, its /proc is ours
         self.run(["sh", "-c", f"echo {PIDS_APART * nr} > /proc/sys/kernel/ns_last_pid"], check=True)
 
     def on(self, command):
@@ -193,10 +193,11 @@ class Gate:
             pass
 
     def cut(self):
-        for end in self.ends:
+        for end in getattr(self, "ends", ()):
             self.shut(end, socket.SHUT_RDWR)
 
     def end(self):
+        self.shut(self.listener, socket.SHUT_RDWR)      # who waits for somebody to come
         self.listener.close()
         for thread in self.threads:
             thread.join(30)

@@ -110,5 +110,6 @@ def copy_of(pid, fd):
     pidfd = os.pidfd_open(pid)
     got = ctypes.CDLL(None, use_errno=True).syscall(SYS_PIDFD_GETFD, pidfd, fd, 0)
     os.close(pidfd)
-    assert got >= 0, os.strerror(ctypes.get_errno())
+    if got < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return got

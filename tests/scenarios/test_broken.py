@@ -93,7 +93,7 @@ def test_every_byte(images, checksums):
 
 def broken_copies(images, target, rng):
     """Copies of the directory in `target`, one at a time, each with one image cut or one byte changed."""
-    names = [name for name in os.listdir(images) if name.endswith(".img") and not name.startswith("pages-")]
+    names = [name for name in sorted(os.listdir(images)) if name.endswith(".img") and not name.startswith("pages-")]
     for _ in range(SAMPLES):
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(images, target)

@@ -257,7 +257,7 @@ def test_another_of_another_pid_namespace(tool, workdir):
                           stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"locked\n"
         inner = int(read_or_empty(f"{workdir}/pid"))
-        outer = next(pid for pid, comm in strangers().items() if comm == "sleep")
+        outer = wait_until(lambda: next((pid for pid, comm in strangers().items() if comm == "sleep"), None), "sleep is sleep")
         assert inner != outer
         os.mkdir(f"{workdir}/a")
         done = tool.run("pre-dump", "-D", f"{workdir}/a", "-t", outer)
@@ -309,7 +309,7 @@ def test_two_at_once(tool, start, workdir, pair, continued):
 
 LARGE = """
 import os, time
-data = bytearray(os.urandom(1 << 20) * 192)
+data = bytearray(os.urandom(1 << 20) * 768)
 print("ready", flush=True)
 time.sleep(1000)
 """
@@ -324,6 +324,7 @@ def test_second_while_the_first_copies(tool, start, workdir):
     with subprocess.Popen(tool.command("pre-dump", "-D", f"{workdir}/a", "-t", pid), stdin=subprocess.DEVNULL) as first:
         wait_until(lambda: os.path.exists(f"{workdir}/a/pages-1.img"), "it copies")
         first.send_signal(signal.SIGSTOP)
+        assert first.poll() is None, "it was too fast for this test"
         done = tool.run("pre-dump", "-D", f"{workdir}/b", "-t", pid)
         plain = tool.run("dump", "-D", f"{workdir}/b", "-t", pid, "-R")
         first.send_signal(signal.SIGCONT)

@@ -60,7 +60,8 @@ def test_moves(tool, start, workdir, there, options):
     wait_gone(pid)
     moved_at = numbers(out)[-1]
     wait_until(lambda: numbers(out)[-1] > moved_at + 2000, "it counts on over there")
-    assert numbers(out) == list(range(50, 50 * len(numbers(out)) + 50, 50))
+    got = numbers(out)
+    assert got == list(range(50, 50 * len(got) + 50, 50))
 
 
 def test_dry_run(tool, start, workdir, there):

@@ -284,7 +284,7 @@ def test_target_goes_in_the_one_moment(tool, machines, life, play):
     done = migrate(tool, life, "--max-rounds", "1", f"unix:{machines.sockets}/liar")
     target.join(30)
     assert done.returncode == 1 and f"ferry resume -t {life.pid}" in done.stderr, done
-    assert set(life.tree(life.machine).values()) == {"T"}
+    wait_until(lambda: set(life.tree(life.machine).values()) == {"T"}, "they stand")
     assert life.machine.run(tool.command("resume", "-t", life.pid)).returncode == 0
     life.counts_on()
 

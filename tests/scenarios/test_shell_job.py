@@ -8,7 +8,7 @@ import termios
 
 import pytest
 
-from program import kill, tree_of
+from program import comm_of, kill, tree_of
 from streams import STREAM, StreamTool
 from waiting import wait_gone, wait_until
 
@@ -62,8 +62,10 @@ def answer(ours, line, process):
 
 
 def job_of(shell):
-    wait_until(lambda: len(tree_of(shell.pid)) > 1, "the shell has started its job")
-    return tree_of(shell.pid)[-1]
+    def started():
+        job = tree_of(shell.pid)[-1]
+        return job if job != shell.pid and comm_of(job) != comm_of(shell.pid) else None
+    return wait_until(started, "the shell has started its job")
 
 
 def test_comes_back_on_another_terminal(tool, workdir, terminals):

@@ -34,7 +34,7 @@ def stream(tool):
     return StreamTool(tool)
 
 
-SLOW_BYTES, SLOW_S, WORDY_BYTES = 1 << 16, 0.002, 48 << 20
+SLOW_BYTES, SLOW_S, WORDY_BYTES = 1 << 16, 0.002, 128 << 20
 # The zeros come first: what is mapped later lies lower.
 WORDY = f"""
 import time

@@ -261,7 +261,10 @@ class Proxy:
         try:
             while chunk := self.right.recv(4096):
                 self.left.sendall(chunk)
-            self.left.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        try:
+            self.left.shutdown(socket.SHUT_RDWR)    # nobody reads the stream any more
         except OSError:
             pass
 

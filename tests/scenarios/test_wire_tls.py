@@ -175,14 +175,14 @@ def test_missing_files(tool, changer, workdir, pki):
 
 
 def test_flips(tool, changer, workdir, pki):
-    """Every byte is looked after: whatever changes is known to both."""
+    """Every byte is looked after, once hands were shaken: whatever changes is known to both."""
     seed = int(os.environ["FERRY_SEED"])
     chance = random.Random(seed)
     for number in range(PLACES + 1):
         for directory in ("images", "pages"):
             shutil.rmtree(f"{workdir}/{directory}", ignore_errors=True)
         server = serve(tool, workdir, pki.ca.options(pki.us))
-        fault = Fault("none") if number == 0 else Fault("flip", TO_SERVER, chance.randrange(sizes[TO_SERVER] - 2000), seed + number)
+        fault = Fault("none") if number == 0 else Fault("flip", TO_SERVER, chance.randrange(4096, sizes[TO_SERVER] - 2000), seed + number)
         proxy = Proxy(server.port, fault)
         done = tool.run("dump", "-t", changer.pid, "-D", f"{workdir}/images", "-R", "--page-server", "--port", proxy.port, "--peer-timeout", 10,
                         *pki.ca.options(pki.us))

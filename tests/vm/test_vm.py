@@ -64,7 +64,8 @@ class Guest:
     """A boot of `kernel` in which `names` run; read as it goes."""
 
     def __init__(self, kernel, names):
-        plugin = ["env", f"PYTHONPATH={os.path.dirname(__file__)}", f"FERRY_BUILD={os.path.basename(paths.BUILD)}", f"FERRY_SEEDS={SEEDS}"]
+        plugin = ["env", f"PYTHONPATH={os.path.dirname(__file__)}", f"FERRY_BUILD={os.path.basename(paths.BUILD)}", f"FERRY_SEEDS={SEEDS}",
+                  f"FERRY_SEED={os.environ['FERRY_SEED']}"]
         command = [*plugin, paths.INIT, "/usr/bin/python3", "-m", "pytest", "-q", "-p", "report", f"--timeout={TEST_LIMIT_S}", *names]
         self.verdicts, self.words = {}, []
         self.process = subprocess.Popen([VM, "run", "-k", kernel, "-t", str(LIMIT_S), shlex.join(command)], cwd=paths.TOP,

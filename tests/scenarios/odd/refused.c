@@ -67,9 +67,11 @@ static void leader_gone(void)
 
 static void vforked(void)
 {
-	if (vfork() == 0)
+	if (vfork() == 0) {
+		say("ready");
 		for (;;)
 			syscall(SYS_pause);
+	}
 }
 
 /* Its session's leader is the grandchild of the root: nobody from whom it could be cloned again is in that session. */
@@ -115,10 +117,8 @@ int main(int argc, char **argv)
 		MUST(clone(be_child, stack + sizeof(stack), CLONE_VM | SIGCHLD, NULL) > 0);
 	if (MODE("shared-directory"))
 		MUST(clone(be_child, stack + sizeof(stack), CLONE_FS | SIGCHLD, NULL) > 0);
-	if (MODE("vfork")) {
-		say("ready");
+	if (MODE("vfork"))
 		vforked();
-	}
 	if (MODE("traced")) {
 		pid = fork();
 		if (pid == 0)

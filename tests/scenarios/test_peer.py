@@ -125,6 +125,7 @@ class Resource:
             pass
         os.kill(self.pid, signal.SIGUSR1)
         self.wait_for(f" {self.round}\n")
+        wait_asleep(self.pid)           # in a wait that shows another mask
 
 
 class Memfd(Resource):

@@ -99,6 +99,17 @@ def test_slow(tool, workdir, data, there, logger, monkeypatch):
     went(pid, out, data, there)
 
 
+def test_ssh_that_stays(tool, workdir, logger, monkeypatch):
+    """It says nothing and does not end when asked to: what became of the move is told all the same."""
+    shell = f"{workdir}/shell"
+    with open(shell, "w", opener=lambda name, flags: os.open(name, flags, 0o755)) as f:
+        f.write("#!/bin/sh\ntrap '' TERM HUP\nwhile :; do sleep 0.5; done\n")
+    monkeypatch.setenv("FERRY_SSH", shell)
+    done = tool.run("migrate", "-t", logger[0], "--peer-timeout", "1", "root@there")
+    assert done.returncode == 1 and "has sent nothing for 1 s" in done.stderr, done.stderr
+    assert not gone(logger[0])
+
+
 @pytest.mark.parametrize("path, word", (("relative", "full path"), ("/", "full path"), ("/nonexistent/dir", "No such file"), ("/etc/passwd", "no directory")),
                          ids=("relative", "root", "missing", "file"))
 def test_no_directory(tool, workdir, there, logger, path, word):

@@ -8,6 +8,7 @@ FERRY_STREAM_CUTS (500): random places, beside the borders of frames; on the way
 import os
 import random
 import resource
+import signal
 import socket
 import struct
 import subprocess
@@ -375,17 +376,19 @@ def test_answer_is_lost(tool, start, workdir):
     wait_asleep(pid)
 
 
-@pytest.mark.parametrize("end", ["reads on", "goes", "kills the dump"])
+@pytest.mark.parametrize("end", ["reads on", "goes", "kills the dump", "goes, after Ctrl-Z"])
 def test_reader_stalls(tool, start, workdir, end):
     """The program waits as long as the reader does, and no longer."""
     pid = start(["/usr/bin/python3", "-c", "import signal; memory = bytearray(range(256)) * 50000; signal.pause()"])
     wait_asleep(pid)
     read_end, write_end = os.pipe()
     with subprocess.Popen(dump_command(tool, pid, workdir), stdin=subprocess.DEVNULL, stdout=write_end, stderr=subprocess.PIPE,
-                          text=True) as dump:
+                          text=True, process_group=0) as dump:
         os.close(write_end)
         wait_until(lambda: read_or_empty(f"/proc/{dump.pid}/syscall").startswith("20 "), "it waits in a write")
         assert stat_of(pid)[0] == "t"
+        if end == "goes, after Ctrl-Z":
+            dump.send_signal(signal.SIGTSTP)    # the program would stand until somebody thinks of it
         if end == "kills the dump":
             dump.kill()
             dump.wait()
@@ -393,7 +396,10 @@ def test_reader_stalls(tool, start, workdir, end):
             with os.fdopen(os.dup(read_end), "rb") as f:
                 frames_of(f.read())
         os.close(read_end)
-        assert dump.wait() == {"reads on": 0, "goes": 1, "kills the dump": -9}[end], dump.stderr.read()
+        try:
+            assert dump.wait(20) == {"reads on": 0, "kills the dump": -9}.get(end, 1), dump.stderr.read()
+        finally:
+            dump.kill()
     if end == "reads on":
         wait_gone(pid)
     else:

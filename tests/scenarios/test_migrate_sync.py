@@ -71,40 +71,43 @@ def test_unix(tool, workdir, data, there, logger):
     went(pid, out, data, there)
 
 
-def test_ssh(tool, workdir, data, there, logger, monkeypatch):
-    """What FERRY_SSH names takes ssh's place for both."""
+@pytest.fixture
+def ssh(tool, workdir, monkeypatch):
+    """What takes ssh's place, for ferry and for rsync: these words of sh."""
+    def take(words):
+        shell = f"{workdir}/shell"
+        with open(shell, "w", opener=lambda name, flags: os.open(name, flags, 0o755)) as f:
+            f.write(f"#!/bin/sh\n{words}\n")
+        monkeypatch.setenv("FERRY_SSH", shell)
+        monkeypatch.setenv("FERRY_REMOTE", tool.argv[0])
+    return take
+
+
+def goes_there(there, before=":"):
+    """The command after ssh's options and the host's name runs on that machine."""
+    return f'[ "$1" = -l ] && shift 2\n[ "$1" = -- ] && shift\nshift\n{before}\nexec nsenter -t {there.pid} -p -m -r -n -i -- "$@"'
+
+
+def test_ssh(tool, data, there, logger, ssh):  # pylint: disable=redefined-outer-name
     pid, out = logger
-    shell = f"{workdir}/shell"
-    with open(shell, "w", opener=lambda name, flags: os.open(name, flags, 0o755)) as f:
-        f.write(f'#!/bin/sh\n[ "$1" = -l ] && shift 2\n[ "$1" = -- ] && shift\nshift\nexec nsenter -t {there.pid} -p -m -r -n -i -- "$@"\n')
-    monkeypatch.setenv("FERRY_SSH", shell)
-    monkeypatch.setenv("FERRY_REMOTE", tool.argv[0])
+    ssh(goes_there(there))
     done = tool.run("migrate", "-t", pid, "--sync", data, "root@there")
     assert done.returncode == 0, done.stderr
     went(pid, out, data, there)
 
 
-def test_slow(tool, workdir, data, there, logger, monkeypatch):
+def test_slow(tool, data, there, logger, ssh):  # pylint: disable=redefined-outer-name
     """What takes longer than one end waits for the other is no reason to give up, before the stop and in it."""
     pid, out = logger
-    shell = f"{workdir}/shell"
-    with open(shell, "w", opener=lambda name, flags: os.open(name, flags, 0o755)) as f:
-        f.write(f'#!/bin/sh\n[ "$1" = -l ] && shift 2\n[ "$1" = -- ] && shift\nshift\n[ "$1" != rsync ] || sleep 3\n'
-                f'[ "$2" != receive ] || set -- "$@" --peer-timeout 1\n'
-                f'exec nsenter -t {there.pid} -p -m -r -n -i -- "$@"\n')
-    monkeypatch.setenv("FERRY_SSH", shell)
-    monkeypatch.setenv("FERRY_REMOTE", tool.argv[0])
+    ssh(goes_there(there, '[ "$1" != rsync ] || sleep 3; [ "$2" != receive ] || set -- "$@" --peer-timeout 1'))
     done = tool.run("migrate", "-t", pid, "--sync", data, "--peer-timeout", "1", "root@there")
     assert done.returncode == 0, done.stderr
     went(pid, out, data, there)
 
 
-def test_ssh_that_stays(tool, workdir, logger, monkeypatch):
+def test_ssh_that_stays(tool, logger, ssh):  # pylint: disable=redefined-outer-name
     """It says nothing and does not end when asked to: what became of the move is told all the same."""
-    shell = f"{workdir}/shell"
-    with open(shell, "w", opener=lambda name, flags: os.open(name, flags, 0o755)) as f:
-        f.write("#!/bin/sh\ntrap '' TERM HUP\nwhile :; do sleep 0.5; done\n")
-    monkeypatch.setenv("FERRY_SSH", shell)
+    ssh("trap '' TERM HUP; while :; do sleep 0.5; done")
     done = tool.run("migrate", "-t", logger[0], "--peer-timeout", "1", "root@there")
     assert done.returncode == 1 and "has sent nothing for 1 s" in done.stderr, done.stderr
     assert not gone(logger[0])

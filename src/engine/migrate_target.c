@@ -479,7 +479,7 @@ static int run(struct receiving *g, struct err *err)
 			return r;
 		enter(g, PHASE_ROUND);
 		r = rounds_and_switch(g, err);
-		if (r != -ESTALE)
+		if (r != -ESTALE || g->all_came_us)     /* after all has come it is a file system's word, and nothing is left to skip */
 			return r;
 		why = *err;
 		r = begin_again(g, &why, err);

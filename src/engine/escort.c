@@ -480,7 +480,7 @@ int escort_freeze(struct escort *e, pid_t root, unsigned int timeout_s, struct f
 	for (size_t i = 0; i < e->threads.len; i++)
 		if (e->threads.at[i].held)
 			ptrace(PTRACE_SYSCALL, e->threads.at[i].tid, NULL, NULL);
-	r = freeze_traced(root, timeout_s, at_end_of_thread, e, ret_tree, err);
+	r = freeze_traced(root, timeout_s * 1000000ull, at_end_of_thread, e, ret_tree, err);
 	for (size_t i = 0; r == 0 && i < e->threads.len; i++)
 		if (e->threads.at[i].call != SYS_restart_syscall)
 			vec_push(&ret_tree->calls, ((struct seen_call){ e->threads.at[i].tid, e->threads.at[i].call }));

@@ -409,10 +409,10 @@ static int check_root(pid_t root, struct err *err)
 	return 0;
 }
 
-int freeze_traced(pid_t root, unsigned int timeout_s, void (*ends)(void *arg, pid_t tid), void *arg,
+int freeze_traced(pid_t root, uint64_t timeout_us, void (*ends)(void *arg, pid_t tid), void *arg,
 		  struct frozen_tree *ret_tree, struct err *err)
 {
-	struct freezing f = { .deadline_us = clock_us() + timeout_s * 1000000ull, .ends = ends, .arg = arg };
+	struct freezing f = { .deadline_us = clock_us() + timeout_us, .ends = ends, .arg = arg };
 	int r = check_root(root, err);
 
 	if (r == 0)
@@ -433,9 +433,14 @@ int freeze_traced(pid_t root, unsigned int timeout_s, void (*ends)(void *arg, pi
 	return 0;
 }
 
+int freeze_tree_within(pid_t root, uint64_t timeout_us, struct frozen_tree *ret_tree, struct err *err)
+{
+	return freeze_traced(root, timeout_us, NULL, NULL, ret_tree, err);
+}
+
 int freeze_tree(pid_t root, unsigned int timeout_s, struct frozen_tree *ret_tree, struct err *err)
 {
-	return freeze_traced(root, timeout_s, NULL, NULL, ret_tree, err);
+	return freeze_tree_within(root, timeout_s * 1000000ull, ret_tree, err);
 }
 
 int freeze_release(struct frozen_tree *tree, bool stopped, struct err *err)

@@ -42,9 +42,10 @@ struct frozen_tree {
  * EBUSY: somebody else traces it.  On failure all are let go.
  */
 int freeze_tree(pid_t root, unsigned int timeout_s, struct frozen_tree *ret_tree, struct err *err);
+int freeze_tree_within(pid_t root, uint64_t timeout_us, struct frozen_tree *ret_tree, struct err *err);
 
 /* The same, of threads that are traced already; `ends` is told of one that stands at its end, before it goes on. */
-int freeze_traced(pid_t root, unsigned int timeout_s, void (*ends)(void *arg, pid_t tid), void *arg,
+int freeze_traced(pid_t root, uint64_t timeout_us, void (*ends)(void *arg, pid_t tid), void *arg,
 		  struct frozen_tree *ret_tree, struct err *err);
 
 /* Lets all go.  stopped: they get a SIGSTOP first and stay stopped. */

@@ -12,7 +12,6 @@
 #include "kernel/urgent.h"
 
 #define PERIOD_US 40000u        /* shorter than what a user would call a stall, longer than a freeze takes */
-#define TIMEOUT_S 1u
 
 static void sleep_us(unsigned int us)
 {
@@ -36,7 +35,7 @@ static void run(pid_t root, unsigned int level)
 		struct frozen_tree tree = { 0 };
 		struct err err = { 0 };
 		uint64_t from_us = clock_us();
-		int r = freeze_tree(root, TIMEOUT_S, &tree, &err);
+		int r = freeze_tree_within(root, PERIOD_US, &tree, &err);
 
 		if (r == 0) {
 			sleep_us(PERIOD_US - run_us);

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/own.h"
@@ -18,14 +19,6 @@
 
 #define LENT_AT      (64u * PAGE_BYTES)        /* what is less is copied: nobody has to wait for it */
 #define LENT_NAP_NS  100000
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 static int place(struct page_sink *sink, const struct page_run *run, uint64_t *ret_to, struct err *err)
 {
@@ -80,7 +73,7 @@ static void compress(struct sink_stream *s, struct packing *p, uint8_t *scratch)
 {
 	enum codec codec = p->len_bytes > 0 ? choose(s) : CODEC_RAW;
 	uint8_t *in = p->count == 2 ? p->parts[1].iov_base : scratch, *out = scratch + PAGES_FRAME_MAX * PAGE_BYTES;
-	uint64_t from = now_ns();
+	uint64_t from = clock_ns();
 	size_t packed;
 
 	if (codec == CODEC_RAW)
@@ -89,7 +82,7 @@ static void compress(struct sink_stream *s, struct packing *p, uint8_t *scratch)
 		memcpy(scratch + at, p->parts[i].iov_base, p->parts[i].iov_len);
 	packed = codec_pack(codec, s->choice.level, in, p->len_bytes, out);
 	pthread_mutex_lock(&s->lock);
-	codec_note_pack(&s->costs, p->len_bytes, packed ? packed : p->len_bytes, now_ns() - from);
+	codec_note_pack(&s->costs, p->len_bytes, packed ? packed : p->len_bytes, clock_ns() - from);
 	pthread_mutex_unlock(&s->lock);
 	if (packed == 0)
 		return;

@@ -20,6 +20,7 @@
 #include <xxh_x86dispatch.h>    /* what this CPU has */
 #endif
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "base/own.h"
 #include "wire/frame.h"
@@ -117,14 +118,6 @@ static size_t advance(struct iovec *at, size_t count, size_t n)
 	return gone;
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static bool is_pages(const struct iovec *part)
 {
 	return ((uintptr_t)part->iov_base | part->iov_len) % LENT_BYTES == 0;
@@ -144,7 +137,7 @@ static ssize_t write_some(const struct frame_out *out, const struct iovec *at, s
 /* A bucket of BURST_NS: what was not used in that time is no credit. */
 static void wait_turn(struct frame_out *out, const struct iovec *parts, size_t count)
 {
-	uint64_t now = now_ns(), bytes = 0;
+	uint64_t now = clock_ns(), bytes = 0;
 
 	for (size_t i = 0; i < count; i++)
 		bytes += parts[i].iov_len;
@@ -181,7 +174,7 @@ static int write_fd(struct frame_out *out, struct iovec *at, size_t count, struc
 static int write_parts(struct frame_out *out, struct frame_place *place, struct iovec *at, size_t count, struct err *err)
 {
 	struct transport *t = out->lanes ? out->lane[place->number % out->lanes].transport : out->transport;
-	uint64_t from = now_ns();
+	uint64_t from = clock_ns();
 	size_t bytes = 0;
 	int r;
 
@@ -190,7 +183,7 @@ static int write_parts(struct frame_out *out, struct frame_place *place, struct 
 	r = t ? transport_send(t, at, (int)count, err) : write_fd(out, at, count, err);
 	for (unsigned int i = 0; r < 0 && i < out->lanes; i++)  /* else who writes to another one waits for a reader who waits for us */
 		(void)shutdown(out->lane[i].transport->fd, SHUT_RDWR);
-	place->wait_ns = now_ns() - from;
+	place->wait_ns = clock_ns() - from;
 	place->bytes = bytes;
 	pthread_mutex_lock(&out->lock);
 	if (r < 0 && out->failed.code == 0)
@@ -277,17 +270,13 @@ static int measure(const struct iovec *parts, size_t count, size_t *ret_bytes, s
 	return 0;
 }
 
-static int put_at(struct frame_out *out, struct frame_place *place, enum frame_type type, const struct iovec *parts, size_t count,
-		  struct err *err)
+static int put_measured(struct frame_out *out, struct frame_place *place, enum frame_type type, const struct iovec *parts, size_t count,
+			size_t len_bytes, struct err *err)
 {
 	struct iovec all[1 + FRAME_PARTS_MAX];
-	struct frame_head head = { .type = htole32(type) };
-	size_t len_bytes;
-	int r = measure(parts, count, &len_bytes, err);
+	struct frame_head head = { .type = htole32(type), .len_bytes = htole32((uint32_t)len_bytes) };
+	int r;
 
-	if (r < 0)
-		return r;
-	head.len_bytes = htole32((uint32_t)len_bytes);
 	head.sum = htole64(sum_of(parts, count));
 	head.own_sum = htole64(own_sum_of(&head, place->number));
 	all[0] = (struct iovec){ &head, sizeof(head) };
@@ -295,6 +284,15 @@ static int put_at(struct frame_out *out, struct frame_place *place, enum frame_t
 		all[1 + i] = parts[i];
 	r = before_it_goes(out, all, count + 1, err);
 	return r < 0 ? r : write_parts(out, place, all, count + 1, err);
+}
+
+static int put_at(struct frame_out *out, struct frame_place *place, enum frame_type type, const struct iovec *parts, size_t count,
+		  struct err *err)
+{
+	size_t len_bytes;
+	int r = measure(parts, count, &len_bytes, err);
+
+	return r < 0 ? r : put_measured(out, place, type, parts, count, len_bytes, err);
 }
 
 int frame_put_at(struct frame_out *out, struct frame_place *place, enum frame_type type, const struct iovec *parts, size_t count,
@@ -328,7 +326,9 @@ int frame_put(struct frame_out *out, enum frame_type type, const struct iovec *p
 	if (r < 0)
 		return r;
 	frame_reserve(out, &place);
-	return frame_put_at(out, &place, type, parts, count, err);
+	r = put_measured(out, &place, type, parts, count, len_bytes, err);
+	pthread_mutex_unlock(turn_of(out, place.number));
+	return r;
 }
 
 /* POLLERR: no reader is left. */
@@ -403,12 +403,12 @@ void frame_answer(int fd, const char *text)
 /* 1: *ret is what the reader says; 0: it has not said it within that time. */
 static int take_answer(int fd, int timeout_ms, struct answer *ret)
 {
-	uint64_t until_ns = now_ns() + (uint64_t)timeout_ms * 1000000u;
+	uint64_t until_ns = clock_ns() + (uint64_t)timeout_ms * 1000000u;
 	size_t done = 0;
 
 	while (done < sizeof(*ret)) {
 		struct pollfd p = { .fd = fd, .events = POLLIN };
-		uint64_t now = now_ns();
+		uint64_t now = clock_ns();
 		int ready = poll(&p, 1, now < until_ns ? (int)((until_ns - now) / 1000000u) : 0);
 		ssize_t n = ready > 0 ? recv(fd, (char *)ret + done, sizeof(*ret) - done, MSG_DONTWAIT) : 0;
 

@@ -644,7 +644,7 @@ static int commit(struct migration *m, struct err *err)
 	if (r < 0)
 		return r;
 	enter(m, PHASE_COMMIT);
-	r = frame_put(m->lanes.count ? &m->lanes.first_out : &m->out, FRAME_COMMIT, NULL, 0, &why);
+	r = frame_put(lanes_first_out(&m->lanes, &m->out), FRAME_COMMIT, NULL, 0, &why);
 	if (m->transport->timeout_ms > 0)
 		m->transport->timeout_ms += LONGER_MS;
 	if (r == 0)

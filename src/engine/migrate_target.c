@@ -346,7 +346,7 @@ static int wait_for_commit(struct receiving *g, struct err *err)
 	int r = say(g, SAY_READY, NULL, err);
 
 	if (r == 0)                     /* all that the channels had to carry is here: the word needs none of them */
-		r = frame_get(g->lanes.count ? &g->lanes.first_in : &g->in, &f, err);
+		r = frame_get(lanes_first_in(&g->lanes, &g->in), &f, err);
 	if (r < 0)
 		return r;
 	free(f.bytes);

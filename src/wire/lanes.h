@@ -30,5 +30,16 @@ struct lanes {
 void lanes_begin_out(struct lanes *l, struct frame_out *out);
 /* The same of the reader. */
 void lanes_begin_in(struct lanes *l, struct frame_in *in);
+/* The connection that was there first: `out`, `in` where there are no lanes. */
+static inline struct frame_out *lanes_first_out(struct lanes *l, struct frame_out *out)
+{
+	return l->count ? &l->first_out : out;
+}
+
+static inline struct frame_in *lanes_first_in(struct lanes *l, struct frame_in *in)
+{
+	return l->count ? &l->first_in : in;
+}
+
 /* Closes all connections; the log has what each has brought. */
 void lanes_close(struct lanes *l);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/own.h"
 #include "engine/dump.h"
 #include "engine/migrate.h"
 #include "front/command.h"
@@ -120,10 +121,12 @@ static bool ssh_ended(pid_t ssh, unsigned int within_ms)
 /* After a failure it may hang on the same wire, for a quarter of an hour, and what is to be told is urgent. */
 static void end_ssh(pid_t ssh, bool failed)
 {
-	if (failed && !ssh_ended(ssh, SSH_ENDS_MS)) {
-		kill(ssh, SIGTERM);
-		if (!ssh_ended(ssh, SSH_ENDS_MS))
-			kill(ssh, SIGKILL);
+	static const int signals[] = { SIGTERM, SIGKILL };
+
+	for (size_t i = 0; failed && i < ARRAY_LEN(signals); i++) {
+		if (ssh_ended(ssh, SSH_ENDS_MS))
+			return;
+		kill(ssh, signals[i]);
 	}
 	waitpid(ssh, NULL, 0);
 }

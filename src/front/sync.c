@@ -7,7 +7,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,6 +16,7 @@
 #include "base/own.h"
 #include "front/reach.h"
 #include "front/sync.h"
+#include "kernel/sys.h"
 
 /*
  * Who is at the other end of a unix socket has a root directory, maybe another one than we: rsync's other half runs there.
@@ -90,10 +90,10 @@ static void become_rsync(const struct sync *s)
 /* Who waits for us to go on hears from us meanwhile, and rsync ends when nobody does any more. */
 static int wait_for(pid_t pid, const struct migrate_alive *alive, int *ret_status, struct err *err)
 {
-	own_fd fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	own_fd fd = -1;
+	int r = sys_pidfd_open(pid, 0, &fd, err), ended = 0;
 	struct pollfd p = { .fd = fd, .events = POLLIN };
 	uint64_t each_us = (uint64_t)alive->every_ms * 1000, next_us = clock_us() + each_us;
-	int r = fd < 0 ? err_sys(err, "wait for rsync") : 0, ended = 0;
 
 	while (r == 0 && ended <= 0) {
 		uint64_t now_us = clock_us();

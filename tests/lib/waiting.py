@@ -88,6 +88,18 @@ def wait_line(path, wanted, deadline_s=20):
     return wait_until(look, f"{path} has a line {wanted!r}", deadline_s)
 
 
+def counting(pause_s):
+    """A Python program that counts, for counts_on()."""
+    return f"""
+import time
+n = 0
+while True:
+    n += 1
+    print(n, flush=True)
+    time.sleep({pause_s})
+"""
+
+
 def counts_on(out, more_bytes=20):
     """Until what a program writes to `out`, 1 and on, a line each, is longer by that much: there is no gap in it."""
     at = len(read_or_empty(out))

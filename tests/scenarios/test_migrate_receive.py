@@ -5,16 +5,9 @@ import os
 import pytest
 
 from program import strangers
-from waiting import counts_on, gone, read_or_empty, wait_gone, wait_line, wait_until
+from waiting import counting, counts_on, gone, read_or_empty, wait_gone, wait_line, wait_until
 
-COUNTER = """
-import time
-n = 0
-while True:
-    n += 1
-    print(n, flush=True)
-    time.sleep(0.0005)
-"""
+COUNTER = counting(0.0005)
 
 
 @pytest.fixture

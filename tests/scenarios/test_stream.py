@@ -23,7 +23,7 @@ from mutator import Mutator
 from program import end_tree
 from streams import STREAM, OtherMachine, StreamTool, borders_of, dump_command
 from tool import ToolFailed
-from waiting import gone, read_or_empty, wait_asleep, wait_gone, wait_line, wait_until
+from waiting import counting, gone, read_or_empty, wait_asleep, wait_gone, wait_line, wait_until
 
 SEED = int(os.environ.get("FERRY_SEED") or random.SystemRandom().randrange(1 << 32))
 SEEDS = int(os.environ.get("FERRY_STREAM_SEEDS", "24"))
@@ -126,14 +126,7 @@ def test_mutator(tool, start, workdir, mode, batch, stream):
 
 # ---- through a pipe, to another machine ----
 
-COUNTER = """
-import time
-n = 0
-while True:
-    n += 1
-    print(n, flush=True)
-    time.sleep(0.005)
-"""
+COUNTER = counting(0.005)
 
 
 @pytest.fixture

@@ -29,10 +29,9 @@ def say(*words):
     os.write(1, (" ".join(str(w) for w in words) + "\\n").encode())
 def write(first=0, last=PAGES):
     memory[first * 4096:last * 4096] = os.urandom((last - first) * 4096)
-def child(code):
+def until_it_stays(clone, code):
     read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+    if clone() == 0:
         code()
         os.write(write_end, b"x")
         os.close(read_end), os.close(write_end)
@@ -41,6 +40,8 @@ def child(code):
             signal.pause()
     os.read(read_end, 1)
     os.close(read_end), os.close(write_end)
+def child(code):
+    until_it_stays(os.fork, code)
 write()
 say("memory", hex(at))
 """
@@ -107,16 +108,7 @@ def zombie():
     pid = dead(lambda: dice.random() < 0.5 and os.setsid())
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 def brother():
-    read_end, write_end = os.pipe()
-    if ctypes.CDLL(None).syscall(56, 0x8000, 0, 0, 0, 0) == 0:
-        some_memory()
-        os.write(write_end, b"x")
-        os.close(read_end), os.close(write_end)
-        say("task", os.getpid())
-        while True:
-            signal.pause()
-    os.read(read_end, 1)
-    os.close(read_end), os.close(write_end)
+    until_it_stays(lambda: ctypes.CDLL(None).syscall(56, 0x8000, 0, 0, 0, 0), some_memory)
 def leaver():
     os.waitpid(dead(lambda: (os.setsid(), brother(), some_memory())), 0)
 def grow(depth):

@@ -45,6 +45,13 @@ static void kid_next(uint64_t n)
 	wait_stage(n);
 }
 
+static _Noreturn void kid_stays(uint64_t n)
+{
+	kid_next(n);
+	for (;;)
+		pause();
+}
+
 static void wait_kid(uint64_t n)
 {
 	while (atomic_load(&board[KID]) < n)
@@ -142,9 +149,7 @@ static void shared_by_other(void)
 		wait_stage(1);
 		fill(m, 100, 110, 2);
 		fill(m, 110, 111, 0);
-		kid_next(2);
-		for (;;)
-			pause();
+		kid_stays(2);
 	}
 	next();
 	wait_kid(2);
@@ -165,9 +170,7 @@ static void poked(void)
 		wait_stage(1);
 		fill(mine, 0, 1, 6);
 		CHECK(process_vm_writev(owner, &here, 1, &there, 1, 0) == PAGE);
-		kid_next(2);
-		for (;;)
-			pause();
+		kid_stays(2);
 	}
 	next();
 	wait_kid(2);

@@ -1,122 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A thread that is asked is, when it is let go, what it was: registers, stack, signals, and the call that it waits in. */
-#include "tasks.h"
+#include "asked.h"
 
 #include <errno.h>
 #include <linux/futex.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/ptrace.h>
 #include <sys/select.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <ucontext.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/mem.h"
 #include "base/own.h"
-#include "inject/question.h"
 #include "kernel/sys.h"
-
-/* What a task tells and is told. */
-struct board {
-	atomic_ulong beat;              /* rises while it lives */
-	atomic_ulong wrong;             /* what was not as it should */
-	atomic_ulong signals;           /* that its handler saw */
-	atomic_ulong go;
-	atomic_ulong at, other_tid;
-	atomic_uint word;               /* a futex */
-	int pipe_fds[2];
-	long result;
-	int result_errno;
-	uint64_t took_us;
-};
-
-struct asked {
-	struct board *board;
-	pid_t pid;
-	struct proc_maps maps;
-	struct gadgets gadgets;
-	struct err err;
-};
-
-static int setup(void **state)
-{
-	struct asked *a = mem_new(sizeof(*a));
-
-	a->board = task_board(sizeof(*a->board));
-	*state = a;
-	return pipe(a->board->pipe_fds);
-}
-
-static int teardown(void **state)
-{
-	struct asked *a = *state;
-
-	if (a->pid)
-		task_end(a->pid);
-	proc_maps_free(&a->maps);
-	close(a->board->pipe_fds[0]);
-	close(a->board->pipe_fds[1]);
-	munmap(a->board, sizeof(*a->board));
-	free(a);
-	return 0;
-}
-
-static void start(struct asked *a, void (*body)(void *))
-{
-	a->pid = task_fork(body, a->board);
-}
-
-static void hold(struct asked *a, pid_t tid)
-{
-	struct ptrace_stop stop;
-
-	OK(&a->err, ptrace_seize(tid, PTRACE_O_TRACESYSGOOD, &a->err));
-	OK(&a->err, ptrace_interrupt(tid, &a->err));
-	OK(&a->err, ptrace_wait(tid, &stop, NULL, &a->err));
-}
-
-static void look(struct asked *a)
-{
-	OK(&a->err, proc_maps(a->pid, &a->maps, &a->err));
-	OK(&a->err, gadgets_find(a->pid, &a->maps, &a->gadgets, &a->err));
-}
-
-static int open_one(struct asked *a, struct subject *s)
-{
-	return subject_open(s, &a->gadgets, &a->maps, s, 1, &a->err);
-}
-
-static int64_t ask(struct asked *a, struct subject *s, uint64_t nr, uint64_t a0, uint64_t a1)
-{
-	struct question q = { .subject = s, .nr = nr, .arg = { a0, a1 } };
-
-	OK(&a->err, question_ask(&q, 1, &a->err));
-	return q.answer;
-}
-
-/* See, open, ask twice, close. */
-static void ask_all(struct asked *a, struct subject *s)
-{
-	int32_t subreaper = -1;
-
-	OK(&a->err, open_one(a, s));
-	assert_int_equal(ask(a, s, SYS_getpid, 0, 0), a->pid);
-	assert_int_equal(ask(a, s, SYS_prctl, PR_GET_CHILD_SUBREAPER, s->out + 1000), 0);
-	OK(&a->err, question_read(s, 1000, &subreaper, sizeof(subreaper), &a->err));
-	assert_int_equal(subreaper, 0);
-	assert_int_equal(ask(a, s, SYS_close, 98765, 0), -EBADF);
-	OK(&a->err, subject_close(s, &a->err));
-}
 
 static void handler(int sig)
 {
@@ -129,48 +30,6 @@ static void counts(int sig)
 {
 	(void)sig;
 	atomic_fetch_add(&counted->signals, 1);
-}
-
-/* ---- all bytes of a thread ---- */
-
-struct image { struct user_regs_struct regs; uint64_t mask; size_t xsave_len; uint8_t xsave[PTRACE_XSAVE_MAX], *stack; };
-
-static const struct proc_map *stack_of(struct asked *a)
-{
-	for (size_t i = 0; i < a->maps.len; i++)
-		if (strcmp(a->maps.at[i].name, "[stack]") == 0)
-			return &a->maps.at[i];
-	fail_msg("no [stack]");
-	return NULL;
-}
-
-static struct image *image_of(struct asked *a, pid_t tid)
-{
-	struct image *i = mem_new(sizeof(*i));
-	const struct proc_map *m = stack_of(a);
-
-	OK(&a->err, ptrace_get_regs(tid, &i->regs, &a->err));
-	OK(&a->err, ptrace_get_sigmask(tid, &i->mask, &a->err));
-	OK(&a->err, ptrace_get_xsave(tid, i->xsave, sizeof(i->xsave), &i->xsave_len, &a->err));
-	i->stack = mem_new(m->end - m->start);
-	OK(&a->err, sys_read_memory(tid, m->start, i->stack, m->end - m->start, &a->err));
-	return i;
-}
-
-static void same_image(struct asked *a, const struct image *x, const struct image *y)
-{
-	const struct proc_map *m = stack_of(a);
-
-	assert_int_equal(x->mask, y->mask);
-	assert_int_equal(x->xsave_len, y->xsave_len);
-	assert_memory_equal(x->xsave, y->xsave, x->xsave_len);
-	assert_memory_equal(x->stack, y->stack, m->end - m->start);
-}
-
-static void image_free(struct image *i)
-{
-	free(i->stack);
-	free(i);
 }
 
 /* ---- spinning: values in registers that nobody may change ---- */
@@ -680,17 +539,7 @@ static void rseq(void **state)
 	assert_true(within > 50);
 }
 
-/* ---- several threads, strange stacks ---- */
-
-static void *second_thread(void *arg)
-{
-	struct board *b = arg;
-
-	atomic_store(&b->other_tid, (unsigned long)gettid());
-	for (;;)
-		pause();
-	return NULL;
-}
+/* ---- several threads ---- */
 
 static void two_threads(void *arg)
 {
@@ -731,280 +580,6 @@ static void both_at_once(void **state)
 	}
 	until_in_call(other, SYS_pause);
 	until_in_call(a->pid, SYS_pause);
-}
-
-/* While a thread is open nothing but dead stack is other than it was: checked from `at` on. */
-static int open_changes_nothing(struct asked *a, struct subject *all, size_t index, taddr at, size_t len)
-{
-	uint8_t *before = mem_new(len), *now = mem_new(len);
-	int r;
-
-	OK(&a->err, sys_read_memory(a->pid, at, before, len, &a->err));
-	r = subject_open(&all[index], &a->gadgets, &a->maps, all, 2, &a->err);
-	if (r == 0)
-		assert_int_equal(ask(a, &all[index], SYS_gettid, 0, 0), all[index].tid);
-	OK(&a->err, sys_read_memory(a->pid, at, now, len, &a->err));
-	assert_memory_equal(before, now, len);
-	OK(&a->err, subject_close(&all[index], &a->err));
-	free(before);
-	free(now);
-	return r;
-}
-
-enum { SECOND = 1, IN_PIECES = 2, BACK = 4, UNTOUCHED = 8, WAYS = 16, CUT = 20 };
-
-/* The stack pointer is moved far below what the stack has grown to, and nothing was written there yet. */
-static void far_below(struct board *b)
-{
-	__asm__ volatile("mov %%rsp, %%rbx\n"
-			 "sub $65536, %%rsp\n"
-			 "1: lock incq %[beat]\n"
-			 "cmpl $0, %[word]\n"
-			 "je 1b\n"
-			 "mov %%rbx, %%rsp\n"
-			 : [beat] "+m"(*(uint64_t *)&b->beat)
-			 : [word] "m"(*(uint32_t *)&b->word)
-			 : "rbx", "memory", "cc");
-}
-
-static void until_word(struct board *b)
-{
-	while (!atomic_load(&b->word))
-		atomic_fetch_add(&b->beat, 1);
-}
-
-static __attribute__((noinline)) int deep(struct board *b, int left)
-{
-	const unsigned long how = atomic_load(&b->go);
-	volatile char frame[8192];
-	int sum;
-
-	memset((void *)frame, left, sizeof(frame));
-	if (left == 0 && how & UNTOUCHED)
-		far_below(b);
-	else if (left == 0 && !(how & BACK))
-		until_word(b);
-	if (left == 0)
-		return 0;
-	if (left == CUT && how & IN_PIECES)
-		madvise((void *)((uintptr_t)frame & -4096ul), 4096, MADV_DONTDUMP);
-	sum = deep(b, left - 1) + frame[left];
-	if (left == CUT + 1 && how & BACK)
-		until_word(b);
-	return sum;
-}
-
-static void goes_deep(void *arg)
-{
-	struct board *b = arg;
-
-	if (atomic_load(&b->go) & SECOND) {
-		pthread_t t;
-
-		pthread_create(&t, NULL, second_thread, arg);
-		until_more(&b->other_tid, 0);
-	}
-	deep(b, 60);
-}
-
-/* What the stack has grown to at and above where a thread stands: the red zone may be below it. */
-static taddr grown_at(struct asked *a, taddr rsp)
-{
-	for (size_t i = 0; i < a->maps.len; i++)
-		if (a->maps.at[i].end > rsp)
-			return a->maps.at[i].start > rsp - 128 ? a->maps.at[i].start : rsp - 128;
-	fail_msg("nothing above the stack pointer");
-	return 0;
-}
-
-/*
- * The stack pointer of the main thread is at the very end of what its stack has ever been, or beyond it: there is no
- * room below, and what is above is alive.  So it is made to grow, alone or beside another thread, in one piece or
- * in several.  Or it is back where one of several pieces ends: the room is in the pieces below.
- */
-static void no_room(void **state)
-{
-	struct asked *a = *state;
-
-	for (unsigned long how = 0; how < WAYS; how++) {
-		const unsigned long threads = how & SECOND ? 2 : 1;
-		struct subject s[2] = { 0 };
-		pid_t other;
-
-		atomic_store(&a->board->go, how);
-		atomic_store(&a->board->beat, 0);
-		atomic_store(&a->board->other_tid, 0);
-		start(a, goes_deep);
-		until_more(&a->board->beat, 0);
-		other = threads == 2 ? (pid_t)atomic_load(&a->board->other_tid) : a->pid;
-		hold(a, a->pid);
-		if (other != a->pid)
-			hold(a, other);
-		look(a);
-		OK(&a->err, subject_see(a->pid, &s[0], &a->err));
-		OK(&a->err, subject_see(other, &s[1], &a->err));
-		struct image *before = image_of(a, a->pid);
-		taddr from = grown_at(a, s[0].seen.rsp);
-
-		OK(&a->err, open_changes_nothing(a, s, 0, from, stack_of(a)->end - from));
-		struct image *after = image_of(a, a->pid);
-		same_image(a, before, after);
-		assert_memory_equal(&before->regs.rip, &after->regs.rip, 8);
-		assert_int_equal(before->regs.rsp, after->regs.rsp);
-		image_free(before);
-		image_free(after);
-		subject_free(&s[0]);
-		subject_free(&s[1]);
-		OK(&a->err, ptrace_detach(a->pid, &a->err));
-		if (other != a->pid)
-			OK(&a->err, ptrace_detach(other, &a->err));
-		until_more(&a->board->beat, atomic_load(&a->board->beat));
-		task_end(a->pid);
-		a->pid = 0;
-	}
-}
-
-#define HEAP (256u * 1024)
-
-static struct board *coroutine_board;
-static char *heap;
-
-static void coroutine(void)
-{
-	volatile char used[8 * 1024];
-
-	memset((void *)used, 1, sizeof(used));
-	atomic_store(&coroutine_board->at, (uintptr_t)heap);
-	for (;;)
-		atomic_fetch_add(&coroutine_board->beat, used[0]);
-}
-
-/* Memory of the kind that libraries take, right below the thread's own data if it can be: they become one mapping. */
-static char *heap_below_tls(void)
-{
-	struct proc_maps maps = { 0 };
-	struct err err;
-	char *at = MAP_FAILED;
-
-	if (proc_maps(getpid(), &maps, &err) == 0) {
-		const struct proc_map *m = proc_maps_find(&maps, (uintptr_t)__builtin_thread_pointer());
-
-		at = mmap((void *)(m->start - HEAP), HEAP, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-	}
-	proc_maps_free(&maps);
-	return at != MAP_FAILED ? at : mmap(NULL, HEAP, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-}
-
-static void on_a_heap_stack(void *arg)
-{
-	ucontext_t here, there;
-
-	coroutine_board = arg;
-	getcontext(&there);
-	there.uc_stack.ss_sp = heap + HEAP / 2;
-	there.uc_stack.ss_size = 12 * 1024;
-	there.uc_link = &here;
-	makecontext(&there, coroutine, 0);
-	swapcontext(&here, &there);
-}
-
-/* A stack that was cut out of a heap may have anything below it. */
-static void stack_in_a_heap(void **state)
-{
-	struct asked *a = *state;
-	struct subject s[2];
-
-	heap = heap_below_tls();        /* before the fork: pages of two forks don't become one mapping */
-	memset(heap, 0x5a, HEAP);
-	start(a, on_a_heap_stack);
-	until_more(&a->board->beat, 0);
-	hold(a, a->pid);
-	look(a);
-	OK(&a->err, subject_see(a->pid, &s[0], &a->err));
-	assert_true(s[0].seen.rsp - atomic_load(&a->board->at) < HEAP);
-	s[1] = s[0];
-	OK(&a->err, open_changes_nothing(a, s, 0, atomic_load(&a->board->at), HEAP));
-	OK(&a->err, ptrace_detach(a->pid, &a->err));
-	until_more(&a->board->beat, atomic_load(&a->board->beat));
-	subject_free(&s[0]);
-}
-
-#define CROWD       40
-#define CROWD_STACK (64u * 1024)
-
-static void crowd(void *arg)
-{
-	struct board *b = arg;
-	char *stacks = mmap(NULL, CROWD * CROWD_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	for (int i = 0; i < CROWD; i++) {       /* one mapping, no guards: nobody can tell whose is what */
-		pthread_attr_t attr;
-		pthread_t t;
-
-		pthread_attr_init(&attr);
-		pthread_attr_setstack(&attr, stacks + (size_t)i * CROWD_STACK, CROWD_STACK);
-		pthread_create(&t, &attr, second_thread, arg);
-	}
-	atomic_store(&b->at, (uintptr_t)stacks);
-	for (;;)
-		pause();
-}
-
-/* Many borrow at once: each its own piece, far from whoever lends it; who comes too late comes again. */
-static void many_borrow(void **state)
-{
-	struct asked *a = *state;
-	struct subject s[CROWD + 1];
-	struct proc_ids tids;
-	size_t opened = 0, len = CROWD * CROWD_STACK;
-	uint8_t *before = mem_new(len), *now = mem_new(len);
-
-	start(a, crowd);
-	until_more(&a->board->at, 0);
-	OK(&a->err, proc_threads(a->pid, &tids, &a->err));
-	assert_int_equal(tids.len, CROWD + 1);
-	for (size_t i = 0; i <= CROWD; i++) {
-		until_in_call(tids.at[i], SYS_pause);
-		hold(a, tids.at[i]);
-		OK(&a->err, subject_see(tids.at[i], &s[i], &a->err));
-	}
-	look(a);
-	OK(&a->err, sys_read_memory(a->pid, atomic_load(&a->board->at), before, len, &a->err));
-	for (size_t i = 0; i <= CROWD; i++) {
-		int r = subject_open(&s[i], &a->gadgets, &a->maps, s, CROWD + 1, &a->err);
-
-		if (r < 0)
-			FAILS(&a->err, ENOSPC, "no room", r);
-		else
-			opened++;
-		for (size_t k = 0; r == 0 && k < i; k++)
-			assert_true(!s[k].open || s[k].saved_at >= s[i].saved_at + s[i].saved_len ||
-				    s[i].saved_at >= s[k].saved_at + s[k].saved_len);
-	}
-	assert_in_range(opened, 8, CROWD);
-	for (size_t i = 0; i <= CROWD; i++)
-		if (s[i].open)
-			assert_int_equal(ask(a, &s[i], SYS_gettid, 0, 0), s[i].tid);
-	OK(&a->err, sys_read_memory(a->pid, atomic_load(&a->board->at), now, len, &a->err));
-	for (size_t i = 0; i < CROWD; i++)      /* at the top lies what is the thread's own, where the kernel writes too */
-		assert_memory_equal(before + i * CROWD_STACK, now + i * CROWD_STACK, CROWD_STACK - 5 * 1024);
-	for (size_t i = 0; i <= CROWD; i++) {
-		bool late = !s[i].open;
-
-		if (late)
-			OK(&a->err, subject_open(&s[i], &a->gadgets, &a->maps, s, CROWD + 1, &a->err));
-		assert_int_equal(ask(a, &s[i], SYS_gettid, 0, 0), s[i].tid);
-		OK(&a->err, subject_close(&s[i], &a->err));
-	}
-	for (size_t i = 0; i <= CROWD; i++) {
-		OK(&a->err, ptrace_detach(s[i].tid, &a->err));
-		until_in_call(s[i].tid, SYS_pause);
-		subject_free(&s[i]);
-	}
-	vec_free(&tids);
-	free(before);
-	free(now);
 }
 
 /* ---- many questions at once ---- */
@@ -1092,9 +667,6 @@ int main(void)
 		cmocka_unit_test(interrupted_by_any_stop),
 		ASK_TEST(rseq),
 		ASK_TEST(both_at_once),
-		ASK_TEST(no_room),
-		ASK_TEST(stack_in_a_heap),
-		ASK_TEST(many_borrow),
 		ASK_TEST(ahead),
 		ASK_TEST(thread_dies),
 	};
